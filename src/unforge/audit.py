@@ -1,0 +1,243 @@
+"""What the papers' own tables violate: bounds, averages, contradictions. Printed numbers only, nothing is measured.
+
+Every rule allows for rounding: a finding holds whatever the digits behind the printed ones were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import pyarrow as pa
+
+from unforge import paths, specs, tables
+
+FINDINGS = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in ("paper", "table", "row", "column", "rule", "detail")]
+)
+
+SLACK = 1e-9
+"""For the arithmetic of binary fractions; far below any printed digit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """One printed number, as the interval of values that round to it."""
+
+    table: str
+    row: str
+    column: str
+    subject: str
+    """What the row is about: the same in every table of the paper."""
+    metric: str
+    testsets: tuple[str, ...]
+    part: str
+    relative_to: str | None
+    text: str
+    low: float
+    high: float
+
+    @property
+    def place(self) -> str:
+        return f"{self.table} {self.row}.{self.column}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    at: Printed
+    rule: str
+    detail: str
+
+
+def audit() -> pa.Table:
+    """Findings of every rule on every paper: paper, table, row, column, rule, detail."""
+    rows = []
+    for paper in specs.papers():
+        numbers = printed(paper)
+        for rule in RULES:
+            for found in rule(numbers):
+                rows.append(_row(paper, found))
+        rows += [_row(paper, found) for found in claims(paper, numbers)]
+    rows.sort(key=lambda row: (row["paper"], len(row["table"]), *row.values()))
+    meta = json.dumps(paths.meta({"name": "audit"}, 0, {}), sort_keys=True)
+    return pa.Table.from_pylist(rows, schema=FINDINGS.with_metadata({"unforge": meta}))
+
+
+def printed(paper: str) -> list[Printed]:
+    """Every printed number of a paper; dashes are left out."""
+    found = []
+    for name, table in specs.tables(paper).items():
+        for row in table.rows:
+            for (column, spec), text in zip(table.columns.items(), row.printed, strict=False):
+                value = None if text is None else specs.number(text)
+                if text is None or value is None:
+                    continue
+                half = specs.rounding(text)
+                found.append(
+                    Printed(
+                        table=name,
+                        row=row.id,
+                        column=column,
+                        subject=_subject(table, row),
+                        metric=spec.metric,
+                        testsets=tuple(sorted(table.testsets(column))),
+                        part=spec.part,
+                        relative_to=spec.relative_to,
+                        text=text,
+                        low=value - half,
+                        high=value + half,
+                    )
+                )
+    return found
+
+
+def _subject(table: specs.Table, row: specs.Row) -> str:
+    """A re-run row by method, variant and protocol; a cited one by its label's letters and digits."""
+    if row.method is not None:
+        return f"{row.method}/{row.variant or 'full'}"
+    return "".join(letter for letter in row.label.lower() if letter.isalnum())
+
+
+def ranges(numbers: list[Printed]) -> Iterator[Finding]:
+    """A metric lies in [0,1], a count is positive."""
+    for number in numbers:
+        if number.metric in specs.COUNTS:
+            if number.high <= 0:
+                yield Finding(at=number, rule="range", detail=f"{number.text} is not positive")
+        elif number.low > 1 + SLACK or number.high < -SLACK:
+            yield Finding(at=number, rule="range", detail=f"{number.text} is outside [0,1]")
+
+
+def f1_and_iou(numbers: list[Printed]) -> Iterator[Finding]:
+    """IoU <= F1 <= 2 IoU / (1 + IoU) on the same images: equal per image, and the mean keeps the order (Jensen)."""
+    iou = {(n.subject, n.testsets): n for n in numbers if n.metric == "pixel_iou"}
+    for number in numbers:
+        other = iou.get((number.subject, number.testsets))
+        if number.metric != "pixel_f1@0.5" or other is None:
+            continue
+        most = 2 * other.high / (1 + other.high)
+        if number.low > most + SLACK:
+            detail = f"F1 {number.text} with IoU {other.text} ({other.place}): at most {most:.4f}"
+            yield Finding(at=number, rule="f1_above_bound", detail=detail)
+        if number.high < other.low - SLACK:
+            detail = f"F1 {number.text} is below IoU {other.text} ({other.place})"
+            yield Finding(at=number, rule="f1_below_iou", detail=detail)
+
+
+def averages(numbers: list[Printed]) -> Iterator[Finding]:
+    """A printed average is the mean of the numbers printed for its test sets, in its own table or in another."""
+    single = {(n.subject, n.metric, n.testsets[0], n.table): n for n in numbers if len(n.testsets) == 1}
+    places = sorted({n.table for n in numbers})
+    for number in numbers:
+        if len(number.testsets) < 2:
+            continue
+        for place in [number.table] + [name for name in places if name != number.table]:
+            keys = [(number.subject, number.metric, testset, place) for testset in number.testsets]
+            if all(key in single for key in keys):
+                parts = [single[key] for key in keys]
+                low, high = _mean(part.low for part in parts), _mean(part.high for part in parts)
+                if number.low > high + SLACK or number.high < low - SLACK:
+                    texts = ", ".join(part.text for part in parts)
+                    detail = f"{number.text} is not the mean of {texts} ({place}): {(low + high) / 2:.4f}"
+                    yield Finding(at=number, rule="average", detail=detail)
+                break
+
+
+def contradictions(numbers: list[Printed]) -> Iterator[Finding]:
+    """One quantity has one value, wherever it is printed."""
+    same: dict[tuple[object, ...], list[Printed]] = {}
+    for n in numbers:
+        same.setdefault((n.subject, n.metric, n.testsets, n.part, n.relative_to), []).append(n)
+    for group in same.values():
+        for first, second in combinations(group, 2):
+            if first.low > second.high + SLACK or second.low > first.high + SLACK:
+                detail = f"{second.text} here, {first.text} in {first.place}"
+                yield Finding(at=second, rule="contradiction", detail=detail)
+
+
+def ratios(numbers: list[Printed]) -> Iterator[Finding]:
+    """A printed ratio is 1 for its own reference, and agrees with the two counts where the paper prints both."""
+    counts = {(n.subject, n.metric, n.part): n for n in numbers if n.metric in specs.COUNTS and n.relative_to is None}
+    for number in numbers:
+        if number.relative_to is None:
+            continue
+        reference = f"{number.subject.partition('/')[0]}/{number.relative_to or 'full'}"
+        if number.subject == reference:
+            if not number.low - SLACK <= 1 <= number.high + SLACK:
+                yield Finding(at=number, rule="ratio", detail=f"{number.text} for the row that is counted as 1")
+            continue
+        what = number.metric.removesuffix("_ratio")
+        own, whole = (counts.get((subject, what, number.part)) for subject in (number.subject, reference))
+        if own is None or whole is None or whole.low <= 0:
+            continue
+        low, high = own.low / whole.high, own.high / whole.low
+        if number.low > high + SLACK or number.high < low - SLACK:
+            detail = f"{number.text}, but {own.text} / {whole.text} is {low:.3f} to {high:.3f}"
+            yield Finding(at=number, rule="ratio", detail=detail)
+
+
+RULES: tuple[Callable[[list[Printed]], Iterator[Finding]], ...] = (ranges, f1_and_iou, averages, contradictions, ratios)
+
+
+def claims(paper: str, numbers: list[Printed]) -> Iterator[Finding]:
+    """A comparative statement of the paper agrees with the numbers it prints."""
+    by_place = {(n.table, n.row, n.column): n for n in numbers}
+    for claim_id, claim in specs.claims(paper).items():
+        sides = [
+            [by_place.get((side.table, side.row, column)) for column in side.columns]
+            for side in (claim.left, claim.right)
+        ]
+        left, right = ([n for n in side if n is not None] for side in sides)
+        if claim.line is None or len(left) < len(sides[0]) or len(right) < len(sides[1]):
+            continue
+        if claim.relation == "greater":
+            most = _mean(n.high for n in left) - _mean(n.low for n in right)
+        else:
+            most = _mean(n.high for n in right) - _mean(n.low for n in left)
+        if most <= SLACK:
+            values = " and ".join(f"{_mean((n.low + n.high) / 2 for n in side):.4f}" for side in (left, right))
+            detail = f"line {claim.line}, {claim_id}: {claim.text}; printed: {values}"
+            yield Finding(at=left[0], rule="claim", detail=detail)
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def _row(paper: str, found: Finding) -> dict[str, str]:
+    at = found.at
+    return {
+        "paper": paper,
+        "table": at.table,
+        "row": at.row,
+        "column": at.column,
+        "rule": found.rule,
+        "detail": found.detail,
+    }
+
+
+def write(table: pa.Table, base_path: Path) -> None:
+    """Findings as `<base_path>.parquet` and, for people, `<base_path>.md`."""
+    tables.write_parquet(table, base_path.with_name(base_path.name + ".parquet"))
+    with paths.writing_file(base_path.with_name(base_path.name + ".md")) as partial:
+        partial.write_text(markdown(table), encoding="utf-8")
+
+
+def markdown(table: pa.Table) -> str:
+    """Findings by paper; a paper without any says so."""
+    rows = table.to_pylist()
+    lines = ["# Audit of the printed tables", ""]
+    for paper in specs.papers():
+        lines += [f"## {specs.paper(paper).title.strip()}", ""]
+        own = [row for row in rows if row["paper"] == paper]
+        if own:
+            lines += ["| table | row | column | rule | detail |", "| --- " * 5 + "|"]
+            lines += ["| " + " | ".join(tables.escape(row[name]) for name in FINDINGS.names[1:]) + " |" for row in own]
+        else:
+            lines.append(f"Nothing found in {len(printed(paper))} printed numbers.")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,63 @@
+"""Networks that methods and forgeries build on, one per module: `Config`, `SMALL` and `build(config, assets)`.
+
+A trained backbone is a directory with `model.safetensors` and `config.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from unforge import paths
+from unforge.types import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def names() -> list[str]:
+    """Every backbone."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load_module(name: str) -> ModuleType:
+    """The module of a backbone. ValueError when there is none."""
+    if name not in names():
+        raise ValueError(f"no backbone {name!r}: there is {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def save(backbone: nn.Module, name: str, config: Any, directory: Path) -> None:
+    """Write `model.safetensors` and `config.json` (its `Config`) into `directory`, which exists."""
+    from safetensors.torch import save_file
+
+    state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
+    save_file(state, directory / "model.safetensors")
+    paths.write_json(directory / "config.json", {"backbone": name, "config": dataclasses.asdict(config)})
+
+
+def load(directory: Path, assets: Mapping[str, Path] | None = None) -> nn.Module:
+    """The backbone written to `directory`, in eval mode. FileNotFoundError says how to make it."""
+    from safetensors.torch import load_file
+
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"{directory} is not there: `dvc repro` makes it, `dvc pull {directory}` fetches it")
+    saved = paths.read_json(directory / "config.json")
+    module = load_module(saved["backbone"])
+    config = _restore(module.Config, saved["config"])
+    backbone: nn.Module = module.build(config, assets or {})
+    backbone.load_state_dict(load_file(directory / "model.safetensors"))
+    return backbone.eval()
+
+
+def _restore(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A config dataclass from JSON: lists become tuples again, the recipe a `Recipe`."""
+    restored = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    if isinstance(restored.get("recipe"), dict):
+        restored["recipe"] = _restore(Recipe, restored["recipe"])
+    return kind(**restored)

@@ -1,0 +1,341 @@
+"""Writes the dvc.yaml files from what the tables, figures and claims of `papers/` ask for.
+
+`dvc.yaml` has the stages all papers share, `papers/<paper>/dvc.yaml` a paper's own. Every stage lists its
+data, its assets and the files of its code's import closure, so that editing one method stales the runs of
+that method and nothing else; scale values are DVC params of the stage's own keys.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unforge import datasets, paths, perturbations, profiles, specs, tables
+
+HEADER = "# Written by `unforge catalogue`: change papers/, profiles/ or the code instead.\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One DVC stage. Paths are relative to the project's root."""
+
+    name: str
+    script: str
+    arguments: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    """Modules that are loaded by name and so escape the script's own imports."""
+    deps: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    """Keys of the profile's file."""
+    seed: bool = False
+    outs: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    """Small outputs that git keeps: not in DVC's cache."""
+    pool: str = "cpu"
+    """`gpu`: the stage gains from a GPU node."""
+    files: tuple[str, ...] = field(default=())
+    """Files the stage reads that are not Python."""
+
+    def entry(self, profile: str, wdir: str | None) -> dict[str, Any]:
+        """The stage as DVC writes it."""
+        value: dict[str, Any] = {"wdir": wdir} if wdir else {}
+        value["cmd"] = " ".join(["python", f"stages/{self.script}.py", *self.arguments, "--profile", profile])
+        code = closure(f"stages/{self.script}.py", self.modules)
+        value["deps"] = sorted({*code, *self.deps, *self.files})
+        params: list[Any] = []
+        if self.seed:
+            params.append("seed")
+        if self.keys:
+            params.append({f"profiles/{profile}.yaml": sorted(self.keys)})
+        if params:
+            # a file named in `params` is read from the stage's working directory
+            value["params"] = params
+        outs: list[Any] = sorted(self.outs)
+        outs += [{path: {"cache": False}} for path in sorted(self.kept)]
+        value["outs"] = outs
+        if self.pool != "cpu":
+            value["meta"] = {"pool": self.pool}
+        return value
+
+
+@cache
+def _graph() -> Any:
+    import grimp
+
+    return grimp.build_graph("unforge", cache_dir=str(paths.root() / ".unforge" / "imports"))
+
+
+def _file(module: str) -> str | None:
+    """Source file of a module; None for a package whose `__init__` holds nothing but a docstring."""
+    stem = Path("src", *module.split("."))
+    if (paths.root() / stem).is_dir():
+        init = paths.root() / stem / "__init__.py"
+        body = ast.parse(init.read_text(encoding="utf-8")).body if init.is_file() else []
+        return str(stem / "__init__.py") if any(not isinstance(node, ast.Expr) for node in body) else None
+    return f"{stem}.py"
+
+
+def imports(script: str) -> set[str]:
+    """Modules of `unforge` that a script names in its import statements."""
+    modules = set(_graph().modules)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((paths.root() / script).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & modules
+
+
+@cache
+def closure(script: str, modules: tuple[str, ...] = ()) -> frozenset[str]:
+    """Files whose edit can change what a script does: itself, what it imports, and what those import.
+
+    Raises ValueError when a module named in `modules` does not exist.
+    """
+    graph = _graph()
+    start = imports(script) | set(modules)
+    for module in modules:
+        if module not in graph.modules:
+            near = difflib.get_close_matches(module, graph.modules, n=3)
+            raise ValueError(f"no module {module}" + (f": near are {', '.join(near)}" if near else ""))
+        start |= {m for m in graph.modules if m.startswith(f"{module}.")}
+    found = set(start)
+    for module in start:
+        found |= graph.find_upstream_modules(module)
+    for module in list(found):
+        parts = module.split(".")
+        found |= {".".join(parts[:n]) for n in range(1, len(parts))}
+    return frozenset([script, *(file for file in map(_file, sorted(found)) if file)])
+
+
+def is_real(dataset: str) -> bool:
+    """Whether the real set was added (`data/raw/<dataset>/SOURCE.json`)."""
+    return bool(paths.read_json(paths.root() / paths.raw(dataset) / "SOURCE.json")["source"] == "real")
+
+
+def _members(protocol: str) -> list[str]:
+    """Datasets of a training protocol; `tampcoco/cm` is a part of one."""
+    return sorted({member.partition("/")[0] for member in datasets.load(protocol).MEMBERS})
+
+
+def _slug(name: str) -> str:
+    return name.replace("/", "-")
+
+
+def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stage]:
+    """Data, backbones, perturbations, baselines, counts; and claims, audit and report over all papers."""
+    name = profile.name
+    stages = [Stage(name="ingest-photos", script="ingest", arguments=("photos",),
+                    modules=("unforge.datasets.photos",), seed=True, outs=(str(paths.shards(name, "photos")),))]
+    stages.append(
+        Stage(
+            name="backbone-autoencoder",
+            script="backbone",
+            arguments=("autoencoder",),
+            modules=("unforge.backbones.autoencoder",),
+            deps=(str(paths.shards(name, "photos")),),
+            keys=("machine", "model", "backbone.autoencoder"),
+            seed=True,
+            outs=(str(paths.backbone(name, "autoencoder")),),
+            pool="gpu",
+        )
+    )
+    members = {m for p in demand.protocols for m in _members(p)}
+    for dataset in sorted({*demand.testsets, *members}):
+        stages.append(_ingest(profile, dataset))
+    for protocol in sorted(demand.protocols):
+        testsets = sorted(demand.testsets)
+        stages.append(
+            Stage(
+                name=f"protocol-{protocol}",
+                script="protocol",
+                arguments=(protocol, "--testsets", ",".join(testsets)),
+                modules=(f"unforge.datasets.{protocol}",),
+                deps=tuple(f"{paths.shards(name, d)}/manifest.parquet" for d in sorted({*_members(protocol), *testsets})),
+                outs=tuple(str(paths.protocol(name, protocol) / f"{part}.parquet") for part in ("members", "leaks")),
+            )
+        )
+    for (testset, family), levels in sorted(demand.perturbed.items()):
+        stages.append(
+            Stage(
+                name=f"perturb-{testset}-{family}",
+                script="perturb",
+                arguments=(testset, family, "--levels", ",".join(f"{level:g}" for level in levels)),
+                modules=(f"unforge.perturbations.{family}",),
+                deps=(str(paths.shards(name, testset)),),
+                keys=("machine", f"perturb.{testset}"),
+                seed=True,
+                outs=tuple(str(paths.shards(name, perturbations.name(testset, family, level))) for level in levels),
+            )
+        )
+    for method in sorted(demand.counts):
+        stages.append(
+            Stage(
+                name=f"count-{method}",
+                script="count",
+                arguments=(method,),
+                modules=(f"unforge.methods.{method}",),
+                outs=(str(paths.counts(name, method)),),
+            )
+        )
+    for run_name, run in sorted(demand.runs.items()):
+        if not run.paper:
+            stages += run_stages(profile, run_name, run)
+    papers = specs.papers()
+    specs_files = sorted(str(p.relative_to(paths.root())) for p in (paths.root() / "papers").glob("*/*.yaml") if p.name != "dvc.yaml")
+    scored = {str(paths.scores(name, run)) for run, value in demand.runs.items() if value.paper}
+    counts = {str(paths.counts(name, method)) for method in demand.counts}
+    metrics = tuple(sorted({"unforge.metrics"}))
+    claim_files = tuple(f"reports/{name}/claims.{kind}" for kind in ("parquet", "md"))
+    audit_files = tuple(f"reports/{name}/audit.{kind}" for kind in ("parquet", "md"))
+    built = [
+        str(paths.table(name, f"{paper}.{table}")) + ".parquet"
+        for paper in papers
+        for table in [*specs.tables(paper), *specs.figures(paper)]
+    ]
+    common = ("claims", "machine", "model")
+    stages.append(Stage(name="claims", script="claims", arguments=(), modules=metrics, keys=common, seed=True,
+                        deps=tuple(sorted(scored | counts)), files=tuple(specs_files), kept=claim_files))
+    stages.append(Stage(name="audit", script="audit", arguments=(), files=tuple(specs_files), kept=audit_files))
+    samples = sorted(scored)
+    template = sorted(str(p.relative_to(paths.root())) for p in (paths.root() / "src/unforge/report").iterdir() if p.suffix in {".html", ".css"})
+    stages.append(
+        Stage(
+            name="report",
+            script="report",
+            arguments=(),
+            deps=(*built, claim_files[0], audit_files[0], *samples),
+            files=(*specs_files, *template, "src/unforge"),
+            seed=True,
+            outs=(str(paths.report(name)),),
+        )
+    )
+    return stages
+
+
+def _ingest(profile: profiles.Profile, dataset: str) -> Stage:
+    name = profile.name
+    modules = [f"unforge.datasets.{datasets.load(dataset).__name__.rsplit('.', 1)[-1]}"]
+    deps = [str(paths.raw(dataset) / "SOURCE.json")]
+    if not is_real(dataset):
+        modules.append("unforge.forgeries")
+        deps += [str(paths.shards(name, "photos")), str(paths.backbone(name, "autoencoder"))]
+    return Stage(
+        name=f"ingest-{dataset}",
+        script="ingest",
+        arguments=(dataset,),
+        modules=tuple(modules),
+        deps=tuple(deps),
+        keys=("machine", f"ingest.{dataset}"),
+        seed=True,
+        outs=(str(paths.shards(name, dataset)),),
+    )
+
+
+def run_stages(profile: profiles.Profile, run_name: str, run: tables.Run) -> list[Stage]:
+    """Train one run and score it on every test set that anything asks of it."""
+    name = profile.name
+    method = f"unforge.methods.{run.method}"
+    train_deps: list[str] = []
+    learnt = [method]
+    if run.protocol:
+        learnt.append(f"unforge.datasets.{run.protocol}")
+        train_deps.append(str(paths.protocol(name, run.protocol) / "members.parquet"))
+        train_deps += [str(paths.shards(name, m)) for m in _members(run.protocol)]
+    model = str(paths.run(name, run_name))
+    return [
+        Stage(
+            name=f"train-{_slug(run_name.removeprefix(f'{run.paper}/'))}",
+            script="train",
+            arguments=(run_name, *(() if run_name.startswith(f"{run.method}/") else ("--method", run.method))),
+            modules=tuple(learnt),
+            deps=tuple(train_deps),
+            keys=("machine", "model", f"train.{run.method}"),
+            seed=True,
+            outs=(model,),
+            pool="gpu",
+        ),
+        Stage(
+            name=f"evaluate-{_slug(run_name.removeprefix(f'{run.paper}/'))}",
+            script="evaluate",
+            arguments=(run_name, "--testsets", ",".join(run.testsets)),
+            modules=(method,),
+            deps=(model, *(str(paths.shards(name, t)) for t in run.testsets)),
+            keys=("machine", f"evaluate.{run.method}"),
+            outs=(str(paths.scores(name, run_name)),),
+            pool="gpu",
+        ),
+    ]
+
+
+def paper_stages(profile: profiles.Profile, paper: str, demand: tables.Demand) -> list[Stage]:
+    """Runs, scores, tables and figures of one paper."""
+    name = profile.name
+    stages: list[Stage] = []
+    for run_name, run in sorted(demand.runs.items()):
+        if run.paper == paper:
+            stages += run_stages(profile, run_name, run)
+    folder = f"papers/{paper}"
+    entries = [("table", t) for t in specs.tables(paper)] + [("figure", f) for f in specs.figures(paper)]
+    for script, entry in entries:
+        runs = tables.needs(paper, entry, profile)
+        counts = tables.counts_needed(paper, entry)
+        base = str(paths.table(name, f"{paper}.{entry}"))
+        stages.append(
+            Stage(
+                name=entry,
+                script=script,
+                arguments=(f"{paper}.{entry}",),
+                modules=("unforge.metrics",),
+                deps=tuple(sorted({str(paths.scores(name, r)) for r in runs} | {str(paths.counts(name, m)) for m in counts})),
+                files=(f"{folder}/paper.yaml", f"{folder}/{entry}.yaml", f"{folder}/claims.yaml"),
+                keys=("claims", "machine", "model"),
+                seed=True,
+                kept=tuple(f"{base}.{kind}" for kind in (("parquet", "md") if script == "table" else ("parquet", "svg"))),
+            )
+        )
+    return stages
+
+
+def render(stages: Iterable[Stage], profile: str, wdir: str | None) -> str:
+    """Text of a dvc.yaml: stages sorted by name."""
+    value: Mapping[str, Any] = {"stages": {s.name: s.entry(profile, wdir) for s in sorted(stages, key=lambda s: s.name)}}
+    return HEADER + yaml.safe_dump(value, sort_keys=False, width=120)
+
+
+def files(profile: profiles.Profile | None = None) -> dict[Path, str]:
+    """Path and text of every dvc.yaml, for the active profile."""
+    profile = profile or profiles.load()
+    demand = tables.demand(profile)
+    texts = {Path("dvc.yaml"): render(shared_stages(profile, demand), profile.name, None)}
+    for paper in specs.papers():
+        texts[Path("papers") / paper / "dvc.yaml"] = render(paper_stages(profile, paper, demand), profile.name, "../..")
+    return texts
+
+
+def write() -> list[Path]:
+    """Write what differs; the paths written."""
+    written = []
+    for path, text in files().items():
+        if stale(path, text):
+            (paths.root() / path).write_text(text, encoding="utf-8")
+            written.append(path)
+    return written
+
+
+def check() -> list[Path]:
+    """The dvc.yaml files that are not what `write` would write."""
+    return [path for path, text in files().items() if stale(path, text)]
+
+
+def stale(path: Path, text: str) -> bool:
+    file = paths.root() / path
+    return not file.is_file() or file.read_text(encoding="utf-8") != text

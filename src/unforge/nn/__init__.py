@@ -1,0 +1,1 @@
+"""Layers that methods and backbones share. Feature maps are (B,H,W,C) tokens unless a docstring says otherwise."""

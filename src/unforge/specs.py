@@ -1,0 +1,354 @@
+"""The YAML of `papers/`: what a paper prints and claims, strictly parsed. An unknown key is an error.
+
+`papers/<paper>/paper.yaml`, `table_N.yaml`, `figure_N.yaml`, `claims.yaml`. Nothing is listed twice:
+runs, test sets and perturbations exist because a table, a figure or a claim names them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from unforge import paths
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+T = TypeVar("T", bound=Spec)
+
+COUNTS = ("params", "macs", "params_ratio", "macs_ratio", "input_size")
+"""Columns that need neither data nor weights: parameters, multiply-accumulates, the two relative to another
+variant, and the side of the square input (pixels) at which they are counted."""
+
+_NUMBER = re.compile(r"(?P<digits>-?\d+(?:\.\d+)?)(?P<unit>[MG]?)")
+_SIZE = re.compile(r"(?P<height>\d+)[×x](?P<width>\d+)")
+_UNITS = {"": Decimal(1), "M": Decimal(10) ** 6, "G": Decimal(10) ** 9}
+
+
+def number(printed: str) -> float | None:
+    """The value of a printed string: `0.513`, `50.3M` (1e6), `46.2G` (1e9), `512×512` (512); None for a dash.
+
+    ValueError for anything else: the table cannot be compared with what it does not say.
+    """
+    if printed in ("-", "–", "—"):
+        return None
+    if size := _SIZE.fullmatch(printed):
+        if size["height"] != size["width"]:
+            raise ValueError(f"{printed!r} is not a square size")
+        return float(size["height"])
+    if match := _NUMBER.fullmatch(printed):
+        return float(Decimal(match["digits"]) * _UNITS[match["unit"]])
+    raise ValueError(f"{printed!r} is not a number as papers print it (0.513, 50.3M, 46.2G, 512×512, -)")
+
+
+def rounding(printed: str) -> float:
+    """Half a unit of the last printed digit: `0.513` 0.0005, `50.3M` 50,000; 0 for a size."""
+    match = _NUMBER.fullmatch(printed)
+    if match is None:
+        return 0.0
+    exponent = Decimal(match["digits"]).as_tuple().exponent
+    return float(Decimal(5).scaleb(int(exponent) - 1) * _UNITS[match["unit"]])
+
+
+def show(value: float, metric: str) -> str:
+    """A measured value for people, in the paper's units: `50.35M`, `46.04G`, `512×512`, `0.513`."""
+    match metric:
+        case "params":
+            return f"{value / 1e6:.2f}M"
+        case "macs":
+            return f"{value / 1e9:.2f}G"
+        case "input_size":
+            return f"{value:.0f}×{value:.0f}"
+        case _:
+            return f"{value:.3f}"
+
+
+class Paper(Spec):
+    """`paper.yaml`."""
+
+    title: str
+    method: str
+    """Module of `unforge.methods` that is the paper's own."""
+    text: str
+    """File name of the text the source lines count in."""
+    citation: str
+
+
+class Column(Spec):
+    label: str
+    metric: str
+    """Module-level name of `unforge.metrics` (`pixel_f1@0.5`), or one of `COUNTS`."""
+    testset: str | None = None
+    """`casia1`, or perturbed: `casia1~jpeg70`. None for counts and averages."""
+    average: tuple[str, ...] = ()
+    """Column ids this one is the mean of."""
+    testsets: tuple[str, ...] = ()
+    """Test sets this one is the mean over, where the table has no columns of their own for them."""
+    tolerance: float | None = None
+    """Largest |measured - printed| that is a `match`, in the units of `number` (not millions)."""
+    part: str = ""
+    """Counts: which part of the network is counted (`""` whole, `head`)."""
+    relative_to: str | None = None
+    """Ratios: the variant whose count is 1."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Column:
+        origins = sum((self.testset is not None, bool(self.average), bool(self.testsets)))
+        if self.metric in COUNTS:
+            if origins:
+                raise ValueError(f"the count {self.metric} has no test set and is no average")
+        elif origins != 1:
+            raise ValueError(f"a column of {self.metric} needs exactly one of testset, testsets, average")
+        if self.metric.endswith("_ratio") != (self.relative_to is not None):
+            raise ValueError(f"relative_to goes with a ratio and only with one, not with {self.metric}")
+        return self
+
+    @property
+    def is_count(self) -> bool:
+        return self.metric in COUNTS
+
+
+class Row(Spec):
+    id: str
+    label: str
+    """As printed."""
+    line: int | None = None
+    """Line of the paper's text that prints this row; None for a row we add."""
+    method: str | None = None
+    """None: cited, the method is not re-run."""
+    variant: str = ""
+    block: str = ""
+    """Name of the block of rows, when it is not the paper's own."""
+    printed: tuple[str | None, ...] = ()
+    """The paper's strings in the order of the columns; empty for a row we add."""
+    errata: str = ""
+    """What is known to be wrong with the printed row, or why a count differs."""
+
+
+class Table(Spec):
+    caption: str
+    place: str
+    """Where the paper prints it."""
+    protocol: str | None
+    """Training protocol of the measured rows (module of `unforge.datasets` with MEMBERS); None when
+    nothing is trained."""
+    columns: dict[str, Column]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _shape(self) -> Table:
+        ids = [row.id for row in self.rows]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"row ids repeat: {ids}")
+        for row in self.rows:
+            if row.printed and len(row.printed) != len(self.columns):
+                raise ValueError(f"row {row.id}: {len(row.printed)} printed values for {len(self.columns)} columns")
+            if row.method is None and not row.printed:
+                raise ValueError(f"row {row.id} is neither measured nor printed")
+            if bool(row.printed) != (row.line is not None):
+                raise ValueError(f"row {row.id}: printed values and the line that prints them go together")
+            for value in row.printed:
+                if value is not None:
+                    number(value)
+        for index, (name, column) in enumerate(self.columns.items()):
+            compared = any(row.method and row.printed and row.printed[index] for row in self.rows)
+            if compared and column.tolerance is None:
+                raise ValueError(f"column {name} has measured rows beside printed ones and needs a tolerance")
+            for part in column.average:
+                if part not in self.columns:
+                    raise ValueError(f"column {name} averages an unknown column{near(part, self.columns)}")
+                if self.columns[part].metric != column.metric or self.columns[part].testset is None:
+                    raise ValueError(f"column {name} averages {part}, which is not its metric on one test set")
+        if self.protocol is None and any(not column.is_count for column in self.columns.values()):
+            raise ValueError("a table with measured metrics needs a protocol")
+        return self
+
+    def testsets(self, column: str) -> tuple[str, ...]:
+        """Test sets a column is the mean over: one for a plain column, none for a count."""
+        spec = self.columns[column]
+        if spec.testset is not None:
+            return (spec.testset,)
+        return spec.testsets or tuple(test for part in spec.average for test in self.testsets(part))
+
+
+class Series(Spec):
+    """One curve: a row measured over the levels of a perturbation."""
+
+    id: str
+    label: str
+    method: str
+    variant: str = ""
+    block: str = ""
+
+
+class Panel(Spec):
+    """One perturbation family of a robustness figure; every level of the family's module is a point."""
+
+    label: str
+    perturbation: str
+    testset: str
+    clean: float | None = None
+    """Level at which the unperturbed set stands on the axis (blur 0, noise 0); None: not shown."""
+
+
+class Figure(Spec):
+    caption: str
+    place: str
+    protocol: str
+    metric: str
+    panels: tuple[Panel, ...]
+    series: tuple[Series, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Side(Spec):
+    """One side of a claim: a row of a table, over one or more of its columns (their mean)."""
+
+    table: str
+    row: str
+    columns: tuple[str, ...]
+
+
+class Claim(Spec):
+    """A comparative statement of the paper: `left` is better than `right`."""
+
+    text: str
+    line: int | None
+    """Line of the paper's text; None for a comparison we add."""
+    left: Side
+    right: Side
+    relation: Literal["greater", "less"] = "greater"
+    seeds: int = Field(default=1, ge=1)
+    """Seeds of both sides: 3 where the comparison is decidable at the `small` scale."""
+    quote: str = ""
+    """The paper's words on that line."""
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _sourced(self) -> Claim:
+        if (self.line is None) != (not self.quote):
+            raise ValueError("a claim of the paper has a line and its quote, one that we add has neither")
+        return self
+
+
+class Claims(Spec):
+    """`claims.yaml`."""
+
+    seed_sd: dict[Literal["small", "paper"], float]
+    """Standard deviation of a cell between seeds, by scale, where it is known: what a comparison with one
+    seed must exceed twice. A scale that is missing leaves such comparisons undecided."""
+    seed_sd_source: str
+    claims: dict[str, Claim]
+
+
+@lru_cache(maxsize=512)
+def _parse(text: str, kind: type[T]) -> T:
+    return kind.model_validate(yaml.safe_load(text))
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        found: T = _parse(path.read_text(encoding="utf-8"), kind)
+    except (ValidationError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found
+
+
+def papers() -> list[str]:
+    """Names of the papers, sorted."""
+    return sorted(p.parent.name for p in (paths.root() / "papers").glob("*/paper.yaml"))
+
+
+def paper(name: str) -> Paper:
+    return _read(paths.root() / "papers" / name / "paper.yaml", Paper)
+
+
+def tables(name: str) -> dict[str, Table]:
+    """`{"table_2": ...}` of one paper, sorted by number."""
+    return {p.stem: _read(p, Table) for p in _numbered(name, "table")}
+
+
+def row(table: Table, row_id: str) -> Row:
+    """The row of that id; ValueError names the near ones."""
+    for found in table.rows:
+        if found.id == row_id:
+            return found
+    raise ValueError(f"there is no row{near(row_id, [found.id for found in table.rows])}")
+
+
+def figures(name: str) -> dict[str, Figure]:
+    return {p.stem: _read(p, Figure) for p in _numbered(name, "figure")}
+
+
+def claims(name: str) -> dict[str, Claim]:
+    """Claims of one paper, each side checked against the tables: ValueError names what is unknown."""
+    path = _claims_path(name)
+    if not path.is_file():
+        return {}
+    found = dict(_read(path, Claims).claims)
+    known = tables(name)
+    for claim_id, claim in found.items():
+        try:
+            _check_sides(claim, known)
+        except ValueError as error:
+            raise ValueError(f"{path}: {claim_id}: {error}") from None
+    return found
+
+
+def seed_sd(name: str) -> dict[str, float]:
+    """Known standard deviation between seeds by scale; empty for a paper without claims."""
+    path = _claims_path(name)
+    return {str(scale): value for scale, value in _read(path, Claims).seed_sd.items()} if path.is_file() else {}
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """` 'nmae' (near: name)`, for error messages."""
+    matches = difflib.get_close_matches(name, list(known), n=3)
+    return f" {name!r}" + (f" (near: {', '.join(matches)})" if matches else "")
+
+
+def _check_sides(claim: Claim, known: dict[str, Table]) -> None:
+    measured = []
+    for side in (claim.left, claim.right):
+        if side.table not in known:
+            raise ValueError(f"unknown table{near(side.table, known)}")
+        table = known[side.table]
+        if row(table, side.row).method is None:
+            raise ValueError(f"row {side.row} of {side.table} is cited: nothing is measured to compare")
+        for column in side.columns:
+            if column not in table.columns:
+                raise ValueError(f"{side.table} has no column{near(column, table.columns)}")
+        columns = [table.columns[column] for column in side.columns]
+        if len({column.metric for column in columns}) != 1:
+            raise ValueError(f"{side.table}: {side.columns} must be one or more columns of one metric")
+        if columns[0].is_count and len(columns) > 1:
+            raise ValueError(f"{side.table}: counts are compared one column at a time")
+        testsets = [testset for column in side.columns for testset in table.testsets(column)]
+        measured.append((columns[0].metric, columns[0].part, testsets))
+    if measured[0] != measured[1]:
+        raise ValueError(f"the sides differ in metric or test sets: {measured[0]} and {measured[1]}")
+
+
+def _claims_path(name: str) -> Path:
+    return paths.root() / "papers" / name / "claims.yaml"
+
+
+def _numbered(name: str, kind: str) -> list[Path]:
+    folder = paths.root() / "papers" / name
+    return sorted(folder.glob(f"{kind}_*.yaml"), key=lambda p: (len(p.stem), p.stem))
+
+
+def run_name(paper_name: str, protocol: str, variant: str, seed: int) -> str:
+    """`sparsevit/catnet/full/s0`: the full method's variant is written `full`."""
+    return f"{paper_name}/{protocol}/{variant or 'full'}/s{seed}"

@@ -1,0 +1,772 @@
+"""Tables from score files: what a table needs, what its cells say, and how they are written.
+
+`demand` answers which runs, test sets, perturbations and counts the papers' tables, figures and claims ask for;
+`build` and `build_figure` turn score and count files into cells. Neither needs a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from unforge import metrics, paths, perturbations, profiles, scores, specs
+
+CELLS = pa.schema(
+    [
+        pa.field("paper", pa.string(), nullable=False),
+        pa.field("table", pa.string(), nullable=False),
+        pa.field("row", pa.string(), nullable=False),
+        pa.field("row_label", pa.string(), nullable=False),
+        pa.field("block", pa.string(), nullable=False),
+        pa.field("column", pa.string(), nullable=False),
+        pa.field("column_label", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("printed", pa.string()),
+        pa.field("measured", pa.float64()),
+        pa.field("ci_low", pa.float64()),
+        pa.field("ci_high", pa.float64()),
+        pa.field("n", pa.int64()),
+        pa.field("n_seeds", pa.int64()),
+        pa.field("seed_sd", pa.float64()),
+        pa.field("baseline_all", pa.float64()),
+        pa.field("baseline_centre", pa.float64()),
+        pa.field("testset", pa.string(), nullable=False),
+        pa.field("data", pa.string(), nullable=False),
+        pa.field("scale", pa.string(), nullable=False),
+        pa.field("pretraining", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("note", pa.string(), nullable=False),
+        pa.field("line", pa.int64()),
+        pa.field("method", pa.string()),
+        pa.field("variant", pa.string()),
+        pa.field("protocol", pa.string()),
+    ]
+)
+"""One row per cell. `measured` is in the units of the metric: [0,1], parameters, multiply-accumulates, pixels;
+it is never filled from `printed`. `testset` joins the sets of an average with `+`."""
+
+POINTS = pa.schema(
+    [
+        pa.field("paper", pa.string(), nullable=False),
+        pa.field("figure", pa.string(), nullable=False),
+        pa.field("panel", pa.string(), nullable=False),
+        pa.field("panel_label", pa.string(), nullable=False),
+        pa.field("level", pa.float64(), nullable=False),
+        pa.field("series", pa.string(), nullable=False),
+        pa.field("series_label", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        *[CELLS.field(name) for name in CELLS.names[CELLS.names.index("measured") : CELLS.names.index("note") + 1]],
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("protocol", pa.string(), nullable=False),
+    ]
+)
+"""One row per point of a figure; `level` in the units of the perturbation's module."""
+
+STATUSES = ("match", "differs", "not_comparable", "cited", "not_run", "unavailable")
+"""From best to worst; an average has the worst of its parts."""
+
+MARKS = {"match": "✓", "differs": "≠", "not_comparable": "~", "cited": "cited", "not_run": "–", "unavailable": "×"}
+
+BASELINES = {"baseline_all": "all", "baseline_centre": "centre"}
+"""Variants of the method `constant`, scored on the same images as everything else."""
+
+
+# What the tables, figures and claims need
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run and where it is scored. The constant baselines have no paper and no protocol."""
+
+    paper: str
+    protocol: str
+    method: str
+    variant: str
+    seed: int
+    testsets: tuple[str, ...]
+    """Sorted; a perturbed one is `casia1~jpeg70`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """Everything the papers ask for."""
+
+    runs: Mapping[str, Run]
+    counts: frozenset[str]
+    """Methods of which parameters and multiply-accumulates are wanted."""
+    perturbed: Mapping[tuple[str, str], tuple[int | float, ...]]
+    """Levels by (test set, family)."""
+    testsets: frozenset[str]
+    """Unperturbed."""
+    protocols: frozenset[str]
+
+
+def seeds(paper: str, profile: profiles.Profile) -> dict[tuple[str, str, str], int]:
+    """Seeds by (protocol, method, variant): the most that a claim naming one of its rows gives it.
+
+    The profile's `claims.max_seeds`, if there is one, is the upper limit. A variant that no claim names gets 1.
+    """
+    most = profile.values.get("claims", {}).get("max_seeds")
+    tables = specs.tables(paper)
+    found: dict[tuple[str, str, str], int] = {}
+    for claim in specs.claims(paper).values():
+        for side in (claim.left, claim.right):
+            table = tables[side.table]
+            row = specs.row(table, side.row)
+            if table.columns[side.columns[0]].is_count or row.method is None or table.protocol is None:
+                continue
+            number = claim.seeds if most is None else min(claim.seeds, int(most))
+            key = (table.protocol, row.method, row.variant)
+            found[key] = max(found.get(key, 1), number)
+    return found
+
+
+def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> Demand:
+    """What the tables, figures and claims of `papers` (default: all) ask for, at a profile's number of seeds.
+
+    ValueError when two methods would share the name of a run.
+    """
+    runs: dict[str, Run] = {}
+    counts: set[str] = set()
+    compared: set[str] = set()
+    for paper in specs.papers() if papers is None else papers:
+        number = seeds(paper, profile)
+        for want in _wants(paper):
+            counts |= {want.method} if want.counted else set()
+            compared |= {base(testset) for testset in want.testsets}
+            for seed in range(number.get((want.protocol, want.method, want.variant), 1) if want.testsets else 0):
+                name = specs.run_name(paper, want.protocol, want.variant, seed)
+                known = runs.get(name)
+                if known is not None and known.method != want.method:
+                    raise ValueError(f"run {name} is named by {known.method} and by {want.method}")
+                runs[name] = Run(
+                    paper=paper,
+                    protocol=want.protocol,
+                    method=want.method,
+                    variant=want.variant,
+                    seed=seed,
+                    testsets=tuple(sorted({*want.testsets, *(known.testsets if known else ())})),
+                )
+    if compared:
+        for variant in BASELINES.values():
+            runs[baseline_name(variant)] = Run(
+                paper="", protocol="", method="constant", variant=variant, seed=0, testsets=tuple(sorted(compared))
+            )
+    perturbed: dict[tuple[str, str], set[int | float]] = {}
+    for testset in {testset for run in runs.values() for testset in run.testsets if "~" in testset}:
+        origin, family, level = perturbations.parse(testset)
+        perturbed.setdefault((origin, family), set()).add(level)
+    return Demand(
+        runs=dict(sorted(runs.items())),
+        counts=frozenset(counts),
+        perturbed={key: tuple(sorted(levels)) for key, levels in sorted(perturbed.items())},
+        testsets=frozenset(compared),
+        protocols=frozenset(run.protocol for run in runs.values() if run.protocol),
+    )
+
+
+def needs(paper: str, entry: str, profile: profiles.Profile) -> list[str]:
+    """Names of the runs whose scores a table or figure (`table_2`, `figure_6`) reads, baselines included."""
+    number = seeds(paper, profile)
+    found = [
+        specs.run_name(paper, want.protocol, want.variant, seed)
+        for want in _wants(paper)
+        if want.entry == entry and want.testsets
+        for seed in range(number.get((want.protocol, want.method, want.variant), 1))
+    ]
+    return sorted({*found, *(baseline_name(variant) for variant in BASELINES.values())}) if found else []
+
+
+def counts_needed(paper: str, entry: str) -> list[str]:
+    """Methods whose counts a table reads."""
+    return sorted({want.method for want in _wants(paper) if want.entry == entry and want.counted})
+
+
+def baseline_name(variant: str) -> str:
+    """`constant/all`: the run name of a constant baseline."""
+    return f"constant/{variant}"
+
+
+def base(testset: str) -> str:
+    """The unperturbed set of a test set."""
+    return testset.partition("~")[0]
+
+
+def levels(panel: specs.Panel) -> list[tuple[float, str]]:
+    """Points of a figure's panel: level and test set, the unperturbed one first."""
+    clean = [] if panel.clean is None else [(panel.clean, panel.testset)]
+    module = perturbations.load(panel.perturbation)
+    return clean + [
+        (float(level), perturbations.name(panel.testset, panel.perturbation, level)) for level in module.LEVELS
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Want:
+    """One row of a table, or one series of a figure, as demand."""
+
+    entry: str
+    protocol: str
+    method: str
+    variant: str
+    testsets: tuple[str, ...]
+    counted: bool
+
+
+def _wants(paper: str) -> list[_Want]:
+    found = []
+    for name, table in specs.tables(paper).items():
+        testsets = {testset for column in table.columns for testset in table.testsets(column)}
+        counted = any(column.is_count for column in table.columns.values())
+        for row in table.rows:
+            if row.method is not None:
+                found.append(
+                    _Want(
+                        entry=name,
+                        protocol=table.protocol or "",
+                        method=row.method,
+                        variant=row.variant,
+                        testsets=tuple(sorted(testsets)),
+                        counted=counted,
+                    )
+                )
+    for name, figure in specs.figures(paper).items():
+        testsets = {testset for panel in figure.panels for _, testset in levels(panel)}
+        for series in figure.series:
+            found.append(
+                _Want(
+                    entry=name,
+                    protocol=figure.protocol,
+                    method=series.method,
+                    variant=series.variant,
+                    testsets=tuple(sorted(testsets)),
+                    counted=False,
+                )
+            )
+    return found
+
+
+# Cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """What was measured for one cell, or why it was not."""
+
+    measured: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    n_seeds: int | None = None
+    seed_sd: float | None = None
+    baseline_all: float | None = None
+    baseline_centre: float | None = None
+    data: str = ""
+    scale: str = ""
+    pretraining: str = ""
+    status: str = "not_run"
+    note: str = ""
+
+
+@dataclass(kw_only=True)
+class Reader:
+    """Score files and counts of one profile, each read once."""
+
+    profile: profiles.Profile
+    _scores: dict[tuple[str, str], pa.Table | None] = field(default_factory=dict)
+    _counts: dict[str, dict[tuple[str, str], dict[str, Any]]] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every file read, by path."""
+
+    def rows(self, run: str, testset: str) -> pa.Table | None:
+        """Score rows of a run on a test set; None when it was not evaluated."""
+        key = (run, testset)
+        if key not in self._scores:
+            path = paths.scores(self.profile.name, run) / f"{testset}.parquet"
+            self._scores[key] = scores.read(paths.root() / path) if self._note(path) else None
+        return self._scores[key]
+
+    def count(self, method: str, variant: str, part: str) -> dict[str, Any] | None:
+        """Parameters, multiply-accumulates and input size of a variant; None when they were not counted."""
+        if method not in self._counts:
+            path = paths.counts(self.profile.name, method)
+            rows = pq.read_table(paths.root() / path).to_pylist() if self._note(path) else []
+            self._counts[method] = {(row["variant"], row["part"]): row for row in rows}
+        return self._counts[method].get((variant, part))
+
+    def run_rows(
+        self, paper: str, protocol: str, variant: str, number: int, testsets: Iterable[str]
+    ) -> dict[str, list[pa.Table]]:
+        """Score rows of a variant by test set: one table per seed that was scored on all of them.
+
+        Without such a seed, the sets that no seed was scored on have an empty list.
+        """
+        names = [specs.run_name(paper, protocol, variant, seed) for seed in range(number)]
+        found = {testset: [self.rows(name, testset) for name in names] for testset in testsets}
+        complete = [i for i in range(number) if all(tables[i] is not None for tables in found.values())]
+        chosen = complete or range(number)
+        return {t: [table for i in chosen if (table := tables[i]) is not None] for t, tables in found.items()}
+
+    def _note(self, path: Path) -> bool:
+        if not (paths.root() / path).is_file():
+            return False
+        self.inputs[str(path)] = paths.sha256(paths.root() / path)
+        return True
+
+
+def build(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
+    """Cells of one table, from the score and count files that are there."""
+    table = _table(paper, name)
+    reader = Reader(profile=profile)
+    number = seeds(paper, profile)
+    cells = []
+    for row in table.rows:
+        values = _row_values(paper, table, row, number, reader)
+        cells += [_cell(paper, name, table, row, column, values[column]) for column in table.columns]
+    return pa.Table.from_pylist(cells, schema=_with_meta(CELLS, paper, name, profile, reader))
+
+
+def build_figure(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
+    """Points of one figure. A panel's unperturbed point is scored on the images its perturbed sets hold."""
+    figures = specs.figures(paper)
+    if name not in figures:
+        raise ValueError(f"{paper} has no figure{specs.near(name, figures)}")
+    figure = figures[name]
+    reader = Reader(profile=profile)
+    number = seeds(paper, profile)
+    points = []
+    for panel in figure.panels:
+        stops = levels(panel)
+        for series in figure.series:
+            most = number.get((figure.protocol, series.method, series.variant), 1)
+            rows = reader.run_rows(paper, figure.protocol, series.variant, most, [testset for _, testset in stops])
+            if panel.testset in rows:
+                shared = {key for table in rows[stops[-1][1]] for key in table["key"].to_pylist()}
+                rows[panel.testset] = [_keep(table, shared) for table in rows[panel.testset]] if shared else []
+            for level, testset in stops:
+                value = _metric_value(figure.metric, figure.protocol, {testset: rows[testset]}, reader)
+                points.append(
+                    {
+                        "paper": paper,
+                        "figure": name,
+                        "panel": panel.perturbation,
+                        "panel_label": panel.label,
+                        "level": level,
+                        "series": series.id,
+                        "series_label": series.label,
+                        "metric": figure.metric,
+                        "testset": testset,
+                        "method": series.method,
+                        "variant": series.variant,
+                        "protocol": figure.protocol,
+                        **vars(_judged(value, None, None)),
+                    }
+                )
+    return pa.Table.from_pylist(points, schema=_with_meta(POINTS, paper, name, profile, reader))
+
+
+def _row_values(
+    paper: str, table: specs.Table, row: specs.Row, number: Mapping[tuple[str, str, str], int], reader: Reader
+) -> dict[str, Value]:
+    """Values of one row by column, judged against what is printed."""
+    printed = dict(zip(table.columns, row.printed or [None] * len(table.columns), strict=True))
+    values: dict[str, Value] = {}
+    for name, column in sorted(table.columns.items(), key=lambda item: bool(item[1].average)):
+        if row.method is None:
+            values[name] = Value(status="cited")
+            continue
+        if column.is_count:
+            value = count_value(column, row, reader)
+        else:
+            protocol = table.protocol or ""
+            most = number.get((protocol, row.method, row.variant), 1)
+            rows = reader.run_rows(paper, protocol, row.variant, most, table.testsets(name))
+            value = _metric_value(column.metric, protocol, rows, reader)
+        value = _judged(value, printed[name], column.tolerance)
+        if column.average:
+            value = replace(value, status=worst([value.status, *(values[part].status for part in column.average)]))
+        if row.errata and value.status == "differs":
+            value = replace(value, note="; ".join(filter(None, (value.note, row.errata))))
+        values[name] = value
+    return values
+
+
+def count_value(column: specs.Column, row: specs.Row, reader: Reader) -> Value:
+    """The count a column shows of a row; status `match` says only that it may be compared."""
+    assert row.method is not None
+    found = reader.count(row.method, row.variant, column.part)
+    if found is None:
+        return Value(note=f"{row.method} {row.variant or 'full'} was not counted")
+    if column.relative_to is None:
+        measured = float(found[column.metric])
+    else:
+        whole = reader.count(row.method, column.relative_to, column.part)
+        if whole is None:
+            return Value(note=f"{row.method} {column.relative_to} was not counted")
+        what = column.metric.removesuffix("_ratio")
+        measured = found[what] / whole[what]
+    return Value(measured=measured, scale="paper", status="match")
+
+
+def _metric_value(metric: str, protocol: str, rows: Mapping[str, list[pa.Table]], reader: Reader) -> Value:
+    """Mean of a metric over the test sets of `rows` (score rows by test set, one table per seed).
+
+    Status `match` says only that it may be compared: `_judged` does that.
+    """
+    profile = reader.profile
+    parts = []
+    for testset, per_seed in rows.items():
+        if not per_seed or not per_seed[0].num_rows:
+            parts.append(_missing(profile, protocol, testset))
+            continue
+        about = [scores.metadata(table) for table in per_seed]
+        data = sorted({value for table in per_seed for value in table["data"].unique().to_pylist()})
+        scale = sorted({str(entry["scale"]) for entry in about})
+        comparable = data == ["real"] and scale == ["paper"] and not profile.stand_ins
+        parts.append(
+            Value(
+                data=data[0] if len(data) == 1 else "mixed",
+                scale="+".join(scale),
+                pretraining="+".join(sorted({str(entry["pretraining"]) for entry in about if entry["pretraining"]})),
+                status="match" if comparable else "not_comparable",
+            )
+        )
+    status = worst(part.status for part in parts)
+    if status in ("not_run", "unavailable"):
+        return Value(status=status, note="; ".join(dict.fromkeys(part.note for part in parts if part.note)))
+    if len({len(per_seed) for per_seed in rows.values()}) > 1:
+        return Value(note="no seed was scored on every test set")
+    estimate = metrics.average([(per_seed, metric) for per_seed in rows.values()], profile.seed)
+    if estimate.value is None:
+        return Value(note=f"no image counts for {metric}")
+    known = {part.data for part in parts}
+    baselines = {name: _baseline(metric, variant, rows, reader) for name, variant in BASELINES.items()}
+    return Value(
+        measured=estimate.value,
+        ci_low=estimate.ci_low,
+        ci_high=estimate.ci_high,
+        n=estimate.n,
+        n_seeds=estimate.n_seeds,
+        seed_sd=estimate.seed_sd,
+        baseline_all=baselines["baseline_all"],
+        baseline_centre=baselines["baseline_centre"],
+        data=known.pop() if len(known) == 1 else "mixed",
+        scale="+".join(sorted({part.scale for part in parts})),
+        pretraining="+".join(sorted({part.pretraining for part in parts if part.pretraining})),
+        status=status,
+    )
+
+
+def _baseline(metric: str, variant: str, rows: Mapping[str, list[pa.Table]], reader: Reader) -> float | None:
+    """The metric of a constant prediction on the same images; None when it was not scored on all of them.
+
+    A perturbation leaves a constant prediction as it is, so the unperturbed set's rows serve.
+    """
+    found = []
+    for testset, per_seed in rows.items():
+        table = reader.rows(baseline_name(variant), base(testset))
+        keys = set(per_seed[0]["key"].to_pylist())
+        kept = None if table is None else _keep(table, keys)
+        if kept is None or kept.num_rows < len(keys):
+            return None
+        found.append(metrics.estimate([kept], metric, reader.profile.seed, replicates=1).value)
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(found) else None
+
+
+def _missing(profile: profiles.Profile, protocol: str, testset: str) -> Value:
+    """`unavailable` when the profile wants a real set that was not added, else `not_run`."""
+    wanted = [base(testset), *(member.partition("/")[0] for member in _members(protocol))]
+    absent = [name for name in dict.fromkeys(wanted) if not profile.stand_ins and not _is_real(name)]
+    if absent:
+        return Value(status="unavailable", note="; ".join(f"{n}: `unforge data add {n} PATH`" for n in absent))
+    return Value(note=f"no scores on {testset}")
+
+
+def _members(protocol: str) -> Iterable[str]:
+    from unforge import datasets
+
+    return datasets.load(protocol).MEMBERS if protocol else ()
+
+
+def _is_real(dataset: str) -> bool:
+    source = paths.root() / paths.raw(dataset) / "SOURCE.json"
+    return source.is_file() and paths.read_json(source)["source"] == "real"
+
+
+def _judged(value: Value, printed: str | None, tolerance: float | None) -> Value:
+    """`value` with its status settled: a comparable one is compared with what is printed."""
+    if value.status != "match":
+        return value
+    target = None if printed is None else specs.number(printed)
+    if target is None or value.measured is None:
+        return replace(value, status="not_comparable", note="nothing printed to compare with")
+    assert tolerance is not None, "specs.Table requires a tolerance wherever something printed is measured"
+    near = abs(value.measured - target) <= tolerance + 1e-9 * max(1.0, abs(target))
+    return replace(value, status="match" if near else "differs")
+
+
+def worst(statuses: Iterable[str]) -> str:
+    """The worst of some statuses, in the order of `STATUSES`."""
+    return max(statuses, key=STATUSES.index)
+
+
+def _keep(table: pa.Table, keys: Iterable[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["key"], value_set=pa.array(sorted(keys), type=pa.string())))
+
+
+def _cell(paper: str, name: str, table: specs.Table, row: specs.Row, column: str, value: Value) -> dict[str, Any]:
+    spec = table.columns[column]
+    printed = dict(zip(table.columns, row.printed, strict=True)).get(column) if row.printed else None
+    return {
+        "paper": paper,
+        "table": name,
+        "row": row.id,
+        "row_label": row.label,
+        "block": row.block,
+        "column": column,
+        "column_label": spec.label,
+        "metric": spec.metric,
+        "printed": printed,
+        "testset": "+".join(table.testsets(column)),
+        "line": row.line,
+        "method": row.method,
+        "variant": None if row.method is None else row.variant,
+        "protocol": None if row.method is None or spec.is_count else table.protocol,
+        **vars(value),
+    }
+
+
+def _table(paper: str, name: str) -> specs.Table:
+    tables = specs.tables(paper)
+    if name not in tables:
+        raise ValueError(f"{paper} has no table{specs.near(name, tables)}")
+    return tables[name]
+
+
+def _with_meta(schema: pa.Schema, paper: str, name: str, profile: profiles.Profile, reader: Reader) -> pa.Schema:
+    about = {"paper": paper, "name": name, "profile": profile.name}
+    return schema.with_metadata({"unforge": json.dumps(paths.meta(about, profile.seed, reader.inputs), sort_keys=True)})
+
+
+# Writing
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Equal tables give equal bytes; the file is there whole or not at all."""
+    with paths.writing_file(path) as partial:
+        pq.write_table(table, partial, version="2.6", data_page_version="1.0", compression="zstd", compression_level=3)
+
+
+def write(table: pa.Table, base_path: Path) -> None:
+    """Cells as `<base_path>.parquet` and, for people, `<base_path>.md`."""
+    write_parquet(table, base_path.with_name(base_path.name + ".parquet"))
+    with paths.writing_file(base_path.with_name(base_path.name + ".md")) as partial:
+        partial.write_text(markdown(table), encoding="utf-8")
+
+
+def markdown(table: pa.Table) -> str:
+    """One table as Markdown: measured with its interval and status mark, printed below it, baselines, notes."""
+    about = json.loads(table.schema.metadata[b"unforge"])["config"]
+    spec = _table(about["paper"], about["name"])
+    cells = table.to_pylist()
+    by_row: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in cells:
+        by_row.setdefault(cell["row"], {})[cell["column"]] = cell
+    kind, _, number = about["name"].partition("_")
+    lines = [
+        f"# {specs.paper(about['paper']).title.strip()}: {kind.capitalize()} {number}",
+        "",
+        spec.caption.strip(),
+        "",
+    ]
+    lines += [_conditions(cells, about["profile"]), ""]
+    blocks = list(dict.fromkeys(row.block for row in spec.rows))
+    for block in blocks:
+        lines += [f"## {escape(block)}", ""] if block else []
+        lines += [_line(["", *(escape(column.label) for column in spec.columns.values())])]
+        lines += [_line(["---"] * (len(spec.columns) + 1))]
+        for row in spec.rows:
+            if row.block == block:
+                lines.append(_line([escape(row.label), *(_shown(by_row[row.id][name]) for name in spec.columns)]))
+        for name, variant in BASELINES.items():
+            values = [_same(cells, column, name, block) for column in spec.columns]
+            if any(values):
+                label = {"all": "all manipulated", "centre": "centre prior"}[variant]
+                lines.append(_line([f"*constant: {label}*", *values]))
+        lines.append("")
+    legend = ", ".join(f"{MARKS[status]} {status.replace('_', ' ')}" for status in STATUSES if status != "cited")
+    lines += [f"Measured [95 % interval] status; p: printed in the paper. {legend}.", ""]
+    lines += [f"- {note}" for note in spec.notes]
+    lines += [f"- Erratum, {escape(row.label)}: {row.errata}" for row in spec.rows if row.errata]
+    reasons = Counter(cell["note"] for cell in cells if cell["note"])
+    errata = {row.errata for row in spec.rows}
+    lines += [f"- {note} ({count} cells)" for note, count in sorted(reasons.items()) if note not in errata]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _conditions(cells: list[dict[str, Any]], profile: str) -> str:
+    """What the measured cells have in common."""
+    measured = [cell for cell in cells if cell["measured"] is not None and cell["metric"] not in specs.COUNTS]
+    if not measured:
+        return f"Profile `{profile}`."
+    data = ", ".join(sorted({cell["data"].replace("_", "-") for cell in measured}))
+    scale = ", ".join(sorted({cell["scale"] for cell in measured}))
+    numbers = sorted({cell["n_seeds"] for cell in measured})
+    many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"Profile `{profile}`: {scale} scale, data {data}, seeds per run {many}."
+
+
+def _shown(cell: Mapping[str, Any]) -> str:
+    printed = f"p {escape(cell['printed'])}" if cell["printed"] else ""
+    if cell["measured"] is None:
+        return " ".join(part for part in (MARKS[cell["status"]], printed) if part)
+    text = specs.show(cell["measured"], cell["metric"])
+    if cell["ci_low"] is not None and cell["ci_high"] is not None:
+        text += f" [{specs.show(cell['ci_low'], cell['metric'])}, {specs.show(cell['ci_high'], cell['metric'])}]"
+    text += f" {MARKS[cell['status']]}"
+    return f"{text}<br>{printed}" if printed else text
+
+
+def _same(cells: list[dict[str, Any]], column: str, key: str, block: str) -> str:
+    """A baseline of a column when all its cells in a block agree on it."""
+    values = {c[key] for c in cells if c["column"] == column and c["block"] == block and c[key] is not None}
+    return specs.show(values.pop(), "") if len(values) == 1 else ""
+
+
+def _line(parts: Iterable[str]) -> str:
+    return "| " + " | ".join(parts) + " |"
+
+
+def escape(text: str) -> str:
+    """Text as one cell of a Markdown table."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+# Reading back
+
+
+def cells(profile: profiles.Profile) -> pa.Table:
+    """Every cell of every table: every printed number and every added row. Needs only what is in git.
+
+    A cell comes from the built table when that has it as the YAML has it now; otherwise it is `not_run`.
+    """
+    found = []
+    for paper in specs.papers():
+        for name, table in specs.tables(paper).items():
+            path = paths.root() / f"{paths.table(profile.name, f'{paper}.{name}')}.parquet"
+            built = {(c["row"], c["column"]): c for c in pq.read_table(path).to_pylist()} if path.is_file() else {}
+            for row in table.rows:
+                for column in table.columns:
+                    cell = _cell(paper, name, table, row, column, _unmeasured(profile, table, row, column))
+                    known = built.get((row.id, column))
+                    if known is not None and all(known[key] == cell[key] for key in _FIXED):
+                        cell = {**known, "row_label": cell["row_label"], "column_label": cell["column_label"]}
+                    elif built and row.method is not None:
+                        cell["note"] = "the table was built from another YAML"
+                    found.append(cell)
+    return pa.Table.from_pylist(found, schema=CELLS)
+
+
+_FIXED = ("metric", "printed", "testset", "line", "method", "variant", "protocol", "block")
+
+
+def _unmeasured(profile: profiles.Profile, table: specs.Table, row: specs.Row, column: str) -> Value:
+    if row.method is None:
+        return Value(status="cited")
+    if table.columns[column].is_count:
+        return Value()
+    parts = [_missing(profile, table.protocol or "", testset) for testset in table.testsets(column)]
+    return max(parts, key=lambda part: STATUSES.index(part.status))
+
+
+def status_summary(profile: profiles.Profile) -> list[dict[str, Any]]:
+    """One row per table: paper, table, number of cells, and how many have each status."""
+    counted: dict[tuple[str, str], Counter[str]] = {}
+    for cell in cells(profile).select(["paper", "table", "status"]).to_pylist():
+        counted.setdefault((cell["paper"], cell["table"]), Counter())[cell["status"]] += 1
+    return [
+        {"paper": paper, "table": table, "cells": count.total(), **{status: count[status] for status in STATUSES}}
+        for (paper, table), count in counted.items()
+    ]
+
+
+def printed_counts(counts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Counts (method, variant, part, input_size, params, macs) beside what the papers print of them.
+
+    `printed_params` and `printed_macs` are the paper's strings, a ratio as `0.83 x dense`; null where none is printed.
+    """
+    printed: dict[tuple[str, str, str, str], str] = {}
+    for paper in specs.papers():
+        for table in specs.tables(paper).values():
+            for row in table.rows:
+                for column, text in zip(table.columns.values(), row.printed, strict=False):
+                    if row.method is None or not column.is_count or text is None:
+                        continue
+                    what = column.metric.removesuffix("_ratio")
+                    key = (row.method, row.variant, column.part, what)
+                    if column.relative_to is None:
+                        printed[key] = text
+                    else:
+                        printed.setdefault(key, f"{text} x {column.relative_to or 'full'}")
+    return [
+        {
+            **{name: count[name] for name in ("method", "variant", "part", "input_size", "params", "macs")},
+            "printed_params": printed.get((count["method"], count["variant"], count["part"], "params")),
+            "printed_macs": printed.get((count["method"], count["variant"], count["part"], "macs")),
+        }
+        for count in counts
+    ]
+
+
+MOVED = pa.schema(
+    [
+        *[pa.field(name, pa.string(), nullable=False) for name in ("paper", "table", "row", "column")],
+        pa.field("before", pa.float64()),
+        pa.field("after", pa.float64()),
+        pa.field("change", pa.float64()),
+        pa.field("status_before", pa.string()),
+        pa.field("status_after", pa.string()),
+    ]
+)
+
+
+def diff(before: pa.Table, after: pa.Table, tolerance: float = 0.0) -> pa.Table:
+    """Cells that moved: `measured` by more than `tolerance`, another status, or there on one side only (status null).
+
+    Both are cells; sorted by paper, table, row, column.
+    """
+    if tolerance < 0:
+        raise ValueError(f"tolerance {tolerance}: 0 or more is accepted")
+    names = ("paper", "table", "row", "column")
+    sides = [
+        {tuple(cell[name] for name in names): cell for cell in table.select([*names, "measured", "status"]).to_pylist()}
+        for table in (before, after)
+    ]
+    absent = {"measured": None, "status": None}
+    moved = []
+    for key in sorted({*sides[0], *sides[1]}):
+        old, new = (side.get(key, absent) for side in sides)
+        change = None if None in (old["measured"], new["measured"]) else new["measured"] - old["measured"]
+        same_value = old["measured"] == new["measured"] or (change is not None and abs(change) <= tolerance)
+        if not same_value or old["status"] != new["status"]:
+            moved.append(
+                {
+                    **dict(zip(names, key, strict=True)),
+                    "before": old["measured"],
+                    "after": new["measured"],
+                    "change": change,
+                    "status_before": old["status"],
+                    "status_after": new["status"],
+                }
+            )
+    return pa.Table.from_pylist(moved, schema=MOVED)

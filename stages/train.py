@@ -1,0 +1,60 @@
+"""Train one run: `python stages/train.py sparsevit/catnet/full/s0`, also under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import Any
+
+import torch
+
+from unforge import datasets, methods, paths, profiles, seeds
+from unforge.train import checkpoint, distributed, log, protocols
+from unforge.train.run import Name, Scale, train
+
+
+def stage(run: str, method: str, profile: profiles.Profile) -> None:
+    name = Name.parse(run)
+    method = method or name.method
+    config, seed = methods.config(method, name.variant, profile.model), profile.seed + name.seed
+    scale = Scale.of(profile.scale("train", method), config.recipe, getattr(config, "input_size", None))
+    about: dict[str, Any] = {"run": run, "pretraining": scale.backbone or "none", "scale": dataclasses.asdict(scale)}
+    inputs, assets, rows, state = {}, {}, [], None
+    if scale.backbone:
+        assets["backbone"] = paths.backbone(profile.name, scale.backbone) / "model.safetensors"
+        inputs[str(assets["backbone"])] = paths.sha256(assets["backbone"])
+    with distributed.world(profile.machine) as world:
+        torch.manual_seed(seeds.integer(seed, method, "start"))
+        model = methods.build(method, config, assets)
+        if name.protocol:
+            training = protocols.members(profile.name, name.protocol, "train")
+            validation = protocols.members(profile.name, name.protocol, datasets.load(name.protocol).VALIDATION)
+            inputs |= protocols.inputs(training, validation)
+            about |= {"members": protocols.describe(training), "validation": protocols.describe(validation)}
+            fitted, state = train(
+                model, config.recipe, scale, training, validation, world=world, machine=profile.machine, seed=seed,
+                stage=f"train/{run}", config={**about, "method": dataclasses.asdict(config)}, inputs=inputs,
+            )  # fmt: skip
+            rows, about["chosen_step"] = fitted.log, fitted.step
+        elif any(p.requires_grad for p in model.parameters()):
+            raise ValueError(f"{method} learns: name a protocol, as in {method}/catnet/full/s0")
+        if world.first:
+            with paths.writing(paths.run(profile.name, run)) as folder:
+                methods.save(model, method, name.variant, config, folder)
+                log.write(folder / "log.parquet", rows, {"run": run, "seed": seed})
+                paths.write_json(folder / "meta.json", paths.meta(about, seed, inputs))
+            if state:
+                checkpoint.remove(state)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", help="<paper>/<protocol>/<variant>/s<seed>, or <method>/<variant>")
+    parser.add_argument("--method", default="", help="default: the run's first part")
+    parser.add_argument("--profile", help="default: that of params.yaml")
+    arguments = parser.parse_args()
+    try:
+        stage(arguments.run, arguments.method, profiles.load(arguments.profile))
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"train {arguments.run}: {error}")
