@@ -39,7 +39,7 @@ def attention(x: Tensor, weights: dict[str, Tensor], name: str, heads: int) -> T
 
 def grouped(x: Tensor, w: dict[str, Tensor], name: str, rate: int) -> Tensor:
     """Norm and attention of (B,C,H,W), one group after the other."""
-    b, c, h, width = x.shape
+    _b, c, _h, _width = x.shape
     out = torch.empty_like(x)
     for row in range(rate):
         for column in range(rate):

@@ -13,6 +13,16 @@ from torch import Tensor, nn
 
 from unforge.types import Batch, Losses, Prediction, Recipe
 
+NOTHING = Recipe(
+    source="nothing is trained",
+    optimiser="adamw",
+    lr=0.0,
+    min_lr=0.0,
+    batch=1,
+    epochs=0,
+    samples_per_epoch=0,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -23,15 +33,7 @@ class Config:
     radius: float = 0.5
     """`centre`: where the probability is 0.5, in half sizes of the image (0.5: an ellipse over 20 % of it)."""
     count_size: int = 512
-    recipe: Recipe = Recipe(
-        source="nothing is trained",
-        optimiser="adamw",
-        lr=0.0,
-        min_lr=0.0,
-        batch=1,
-        epochs=0,
-        samples_per_epoch=0,
-    )
+    recipe: Recipe = NOTHING
 
 
 SMALL = Config()

@@ -42,7 +42,8 @@ def test_saved_and_loaded_methods_predict_alike(tmp_path, variant: str) -> None:
     assert (entry["method"], entry["variant"], entry["scale"]) == ("sparsevit", variant, "small")
     torch.manual_seed(1)
     loaded = methods.load(tmp_path)
-    assert loaded.config == config and not loaded.training
+    assert loaded.config == config
+    assert not loaded.training
     image = torch.rand(1, 3, 48, 40)
     torch.testing.assert_close(loaded.predict(image).mask, method.predict(image).mask, atol=0, rtol=0)
     first = (tmp_path / "model.safetensors").read_bytes()

@@ -99,7 +99,8 @@ def test_bias_norm_scale_and_fusion_are_not_decayed() -> None:
     method = small("stem_vit")
     names = {id(p): n for n, p in method.named_parameters()}
     decayed, free = ({names[id(p)] for p in group["params"]} for group in method.parameter_groups(0.05))
-    assert "encoder_net.pos_embed.weight" in free and "encoder_net.blocks.0.attn.qkv.weight" in decayed
+    assert "encoder_net.pos_embed.weight" in free
+    assert "encoder_net.blocks.0.attn.qkv.weight" in decayed
     method = small("")
     names = {id(p): n for n, p in method.named_parameters()}
     decayed, free = ({names[id(p)] for p in group["params"]} for group in method.parameter_groups(0.05))

@@ -1,8 +1,9 @@
 """What a camera and a saved file leave in pixels: sensor noise, JPEG history, resampling, the final file.
 
 Images are (H, W, 3) uint8, RGB.
-Source: the recipe that lets small models learn (`small_scale`, recipe B): backgrounds carry sensor noise,
-donors do not.
+Source: the recipe that lets small models learn (`small_scale`, recipe B): backgrounds carry sensor noise, donors do
+not. Deviation: sigma 1.2-3 where the recipe has 1.5-4, with which a plain edge filter reached AUC .39 (inverted
+.61) on mixtures with removal; a 71 k network still learns in 400 steps (F1 .67 instead of .71).
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class SparseViT(nn.Module):
             if parameter.requires_grad:
                 (
                     free
-                    if parameter.ndim <= 1 or name.endswith("pos_embed.weight") and parameter.shape[0] == 1
+                    if parameter.ndim <= 1 or (name.endswith("pos_embed.weight") and parameter.shape[0] == 1)
                     else decayed
                 ).append(parameter)
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
