@@ -35,11 +35,17 @@ def stale_locks(root: Path) -> list[str]:
     with Repo(str(root)) as repo:
         built = {out.fs_path for stage in repo.index.stages for out in stage.outs}
         for stage in repo.index.stages:
-            if stage.changed_stage() or any(
-                dep.changed_checksum() if dep.exists else dep.fs_path not in built and not _under(dep.fs_path, built)
-                for dep in stage.deps
-                if hasattr(dep, "params") is False and dep.fs_path not in built and not _under(dep.fs_path, built)
-            ) or any(dep.status() for dep in stage.deps if hasattr(dep, "params")):
+            if (
+                stage.changed_stage()
+                or any(
+                    dep.changed_checksum()
+                    if dep.exists
+                    else dep.fs_path not in built and not _under(dep.fs_path, built)
+                    for dep in stage.deps
+                    if hasattr(dep, "params") is False and dep.fs_path not in built and not _under(dep.fs_path, built)
+                )
+                or any(dep.status() for dep in stage.deps if hasattr(dep, "params"))
+            ):
                 changed.append(stage.addressing)
     return sorted(changed)
 

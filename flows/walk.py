@@ -86,7 +86,9 @@ def read_graph(root: Path) -> Graph:
 
     with Repo(str(root)) as repo:
         graph = repo.index.graph
-        names = {stage.addressing: address(root, stage) for stage in graph}  # DVC's own depends on the working directory
+        names = {
+            stage.addressing: address(root, stage) for stage in graph
+        }  # DVC's own depends on the working directory
         upstream = {names[s.addressing]: frozenset(names[u.addressing] for u in graph.successors(s)) for s in graph}
         stale = frozenset(names[name] for name in repo.status() if name in names)
     return Graph(upstream, stale)
@@ -214,7 +216,10 @@ def walk(
             try:
                 while queue or active:
                     for stage in list(queue):
-                        blocked = next((u for u in sorted(graph.upstream[stage]) if u in result.failed or u in result.skipped), None)
+                        blocked = next(
+                            (u for u in sorted(graph.upstream[stage]) if u in result.failed or u in result.skipped),
+                            None,
+                        )
                         if blocked is not None:
                             result.skipped[stage] = result.skipped.get(blocked, blocked)
                             queue.remove(stage)
@@ -270,7 +275,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept, the rest runs next time", file=sys.stderr)
         return 130
-    print(f"{len(result.ran)} ran, {result.fresh} were fresh, {len(result.failed)} failed, {len(result.skipped)} not started")
+    print(
+        f"{len(result.ran)} ran, {result.fresh} were fresh, {len(result.failed)} failed, {len(result.skipped)} not started"
+    )
     for stage, text in result.failed.items():
         print(f"\nFAILED {stage}: {text}", file=sys.stderr)
     for stage, cause in sorted(result.skipped.items()):

@@ -10,27 +10,23 @@ from unforge import datasets, paths, profiles, shards
 from unforge.datasets import ingest
 
 
-def photographs(profile: profiles.Profile) -> None:
-    """The pool of photographs that everything else is made from."""
-    module = datasets.load("photos")
-    target = paths.shards(profile.name, "photos")
-    shards.write(target, module.photographs(), name="photos", data="real", version=module.VERSION)
-
-
-def real(name: str, module: Any, profile: profiles.Profile, limit: int | None) -> None:
+def stage(name: str, profile: profiles.Profile) -> None:
+    target, seed = paths.shards(profile.name, name), profile.seed
+    if name == "photos":
+        pool = datasets.load(name)
+        shards.write(target, pool.photographs(), name=name, data="real", version=pool.VERSION)
+        return
+    source = paths.read_json(paths.raw(name) / "SOURCE.json")
+    module, scale = datasets.load(source.get("module", name)), profile.scale("ingest", name)
+    if source["source"] != "real":
+        stand_in(name, module, profile, scale["images"], scale["size"])
+        return
     rows: list[dict[str, Any]] = []
     shards.write(
-        paths.shards(profile.name, name),
-        ingest.samples(paths.raw(name), rows, limit=limit, seed=profile.seed),
-        name=name,
-        data="real",
-        version=module.VERSION,
-        redistribute=module.CARD.redistribute,
-        rejects=ingest.rejects(rows),
-        config={"limit": limit},
-        seed=profile.seed,
-        inputs={"source": paths.sha256(paths.raw(name) / "SOURCE.json")},
-    )
+        target, ingest.samples(paths.raw(name), rows, limit=scale["images"], seed=seed), name=name, data="real",
+        version=module.VERSION, redistribute=module.CARD.redistribute, rejects=ingest.rejects(rows), seed=seed,
+        config={"limit": scale["images"]}, inputs={"source": paths.sha256(paths.raw(name) / "SOURCE.json")},
+    )  # fmt: skip
 
 
 def stand_in(name: str, module: Any, profile: profiles.Profile, images: int, size: int) -> None:
@@ -41,19 +37,16 @@ def stand_in(name: str, module: Any, profile: profiles.Profile, images: int, siz
 
     torch.set_num_threads(profile.machine.threads)
     pool = shards.ShardSet(paths.shards(profile.name, "photos"))
-    folder = paths.backbone(profile.name, "autoencoder")
-    render = backbones.load(folder).render if "regenerated" in module.STAND_IN.kinds else None
+    inputs, render = {"photos": pool.digest}, None
+    if "regenerated" in module.STAND_IN.kinds:
+        folder = paths.backbone(profile.name, "autoencoder")
+        inputs["autoencoder"], render = paths.sha256(folder / "model.safetensors"), backbones.load(folder).render
     shards.write(
         paths.shards(profile.name, name),
-        forgeries.stand_in(module.STAND_IN, pool, images, size, profile.seed, name, render),
-        name=name,
-        data="stand_in",
-        version=f"{module.VERSION}/{forgeries.VERSION}",
-        redistribute=True,
-        config={"images": images, "size": size},
-        seed=profile.seed,
-        inputs={"photos": pool.digest, "autoencoder": paths.sha256(folder / "model.safetensors")},
-    )
+        forgeries.stand_in(module.STAND_IN, pool, images, size, profile.seed, name, render), name=name,
+        data="stand_in", version=f"{module.VERSION}/{forgeries.VERSION}", redistribute=True,
+        config={"images": images, "size": size}, seed=profile.seed, inputs=inputs,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -62,16 +55,6 @@ if __name__ == "__main__":
     parser.add_argument("--profile", help="default: that of params.yaml")
     arguments = parser.parse_args()
     try:
-        active, name = profiles.load(arguments.profile), arguments.dataset
-        if name == "photos":
-            photographs(active)
-        else:
-            source = paths.read_json(paths.raw(name) / "SOURCE.json")
-            module = datasets.load(source.get("module", name))
-            scale = active.scale("ingest", name)
-            if source["source"] == "real":
-                real(name, module, active, scale["images"])
-            else:
-                stand_in(name, module, active, scale["images"], scale["size"])
+        stage(arguments.dataset, profiles.load(arguments.profile))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"ingest {arguments.dataset}: {error}")

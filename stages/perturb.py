@@ -43,7 +43,9 @@ if __name__ == "__main__":
         profile = profiles.load(arguments.profile)
         origin = shards.ShardSet(paths.shards(profile.name, arguments.testset))
         limit = profile.scale("perturb", arguments.testset)["images"]
-        keys = sorted(origin.keys, key=lambda key: (origin.row(key)["label"] == 0, seeds.fraction(profile.seed, key, "perturb")))
+        keys = sorted(
+            origin.keys, key=lambda key: (origin.row(key)["label"] == 0, seeds.fraction(profile.seed, key, "perturb"))
+        )
         for text in arguments.levels.split(","):
             level = float(text) if "." in text else int(text)
             name = perturbations.name(arguments.testset, arguments.family, level)

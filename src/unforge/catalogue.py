@@ -133,8 +133,16 @@ def _slug(name: str) -> str:
 def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stage]:
     """Data, backbones, perturbations, baselines, counts; and claims, audit and report over all papers."""
     name = profile.name
-    stages = [Stage(name="ingest-photos", script="ingest", arguments=("photos",),
-                    modules=("unforge.datasets.photos",), seed=True, outs=(str(paths.shards(name, "photos")),))]
+    stages = [
+        Stage(
+            name="ingest-photos",
+            script="ingest",
+            arguments=("photos",),
+            modules=("unforge.datasets.photos",),
+            seed=True,
+            outs=(str(paths.shards(name, "photos")),),
+        )
+    ]
     stages.append(
         Stage(
             name="backbone-autoencoder",
@@ -159,7 +167,9 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
                 script="protocol",
                 arguments=(protocol, "--testsets", ",".join(testsets)),
                 modules=(f"unforge.datasets.{protocol}",),
-                deps=tuple(f"{paths.shards(name, d)}/manifest.parquet" for d in sorted({*_members(protocol), *testsets})),
+                deps=tuple(
+                    f"{paths.shards(name, d)}/manifest.parquet" for d in sorted({*_members(protocol), *testsets})
+                ),
                 outs=tuple(str(paths.protocol(name, protocol) / f"{part}.parquet") for part in ("members", "leaks")),
             )
         )
@@ -190,7 +200,9 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
         if not run.paper:
             stages += run_stages(profile, run_name, run)
     papers = specs.papers()
-    specs_files = sorted(str(p.relative_to(paths.root())) for p in (paths.root() / "papers").glob("*/*.yaml") if p.name != "dvc.yaml")
+    specs_files = sorted(
+        str(p.relative_to(paths.root())) for p in (paths.root() / "papers").glob("*/*.yaml") if p.name != "dvc.yaml"
+    )
     scored = {str(paths.scores(name, run)) for run, value in demand.runs.items() if value.paper}
     counts = {str(paths.counts(name, method)) for method in demand.counts}
     metrics = tuple(sorted({"unforge.metrics"}))
@@ -201,12 +213,26 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
         for paper in papers
         for table in [*specs.tables(paper), *specs.figures(paper)]
     ]
-    common = ("claims", "machine", "model")
-    stages.append(Stage(name="claims", script="claims", arguments=(), modules=metrics, keys=common, seed=True,
-                        deps=tuple(sorted(scored | counts)), files=tuple(specs_files), kept=claim_files))
+    stages.append(
+        Stage(
+            name="claims",
+            script="claims",
+            arguments=(),
+            modules=metrics,
+            keys=common,
+            seed=True,
+            deps=tuple(sorted(scored | counts)),
+            files=tuple(specs_files),
+            kept=claim_files,
+        )
+    )
     stages.append(Stage(name="audit", script="audit", arguments=(), files=tuple(specs_files), kept=audit_files))
     samples = sorted(scored)
-    template = sorted(str(p.relative_to(paths.root())) for p in (paths.root() / "src/unforge/report").iterdir() if p.suffix in {".html", ".css"})
+    template = sorted(
+        str(p.relative_to(paths.root()))
+        for p in (paths.root() / "src/unforge/report").iterdir()
+        if p.suffix in {".html", ".css"}
+    )
     stages.append(
         Stage(
             name="report",
@@ -223,11 +249,15 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
 
 def _ingest(profile: profiles.Profile, dataset: str) -> Stage:
     name = profile.name
-    modules = [f"unforge.datasets.{datasets.load(dataset).__name__.rsplit('.', 1)[-1]}"]
+    module = datasets.load(dataset)
+    modules = [module.__name__]
     deps = [str(paths.raw(dataset) / "SOURCE.json")]
     if not is_real(dataset):
         modules.append("unforge.forgeries")
-        deps += [str(paths.shards(name, "photos")), str(paths.backbone(name, "autoencoder"))]
+        deps.append(str(paths.shards(name, "photos")))
+        if "regenerated" in module.STAND_IN.kinds:
+            modules.append("unforge.backbones.autoencoder")
+            deps.append(str(paths.backbone(name, "autoencoder")))
     return Stage(
         name=f"ingest-{dataset}",
         script="ingest",
@@ -284,22 +314,34 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: tables.Demand) -
         if run.paper == paper:
             stages += run_stages(profile, run_name, run)
     folder = f"papers/{paper}"
-    entries = [("table", t) for t in specs.tables(paper)] + [("figure", f) for f in specs.figures(paper)]
-    for script, entry in entries:
+    entries: list[tuple[str, str, specs.Table | specs.Figure]] = [
+        *(("table", entry, table) for entry, table in specs.tables(paper).items()),
+        *(("figure", entry, figure) for entry, figure in specs.figures(paper).items()),
+    ]
+    for script, entry, spec in entries:
         runs = tables.needs(paper, entry, profile)
         counts = tables.counts_needed(paper, entry)
         base = str(paths.table(name, f"{paper}.{entry}"))
+        families = {panel.perturbation for panel in spec.panels} if isinstance(spec, specs.Figure) else set()
+        used = [f"unforge.perturbations.{family}" for family in sorted(families)]
+        used += [f"unforge.datasets.{spec.protocol}"] if spec.protocol else []
+        # of the other tables only the number of seeds matters, which is in `deps` as the runs' scores
+        files = (f"{folder}/paper.yaml", f"{folder}/{entry}.yaml", f"{folder}/claims.yaml")
         stages.append(
             Stage(
                 name=entry,
                 script=script,
                 arguments=(f"{paper}.{entry}",),
                 modules=("unforge.metrics",),
-                deps=tuple(sorted({str(paths.scores(name, r)) for r in runs} | {str(paths.counts(name, m)) for m in counts})),
-                files=(f"{folder}/paper.yaml", f"{folder}/{entry}.yaml", f"{folder}/claims.yaml"),
-                keys=("claims", "machine", "model"),
+                deps=tuple(
+                    sorted({str(paths.scores(name, r)) for r in runs} | {str(paths.counts(name, m)) for m in counts})
+                ),
+                files=tuple(file for file in files if (paths.root() / file).is_file()),
+                keys=("claims", "stand_ins"),
                 seed=True,
-                kept=tuple(f"{base}.{kind}" for kind in (("parquet", "md") if script == "table" else ("parquet", "svg"))),
+                kept=tuple(
+                    f"{base}.{kind}" for kind in (("parquet", "md") if script == "table" else ("parquet", "svg"))
+                ),
             )
         )
     return stages
@@ -307,7 +349,9 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: tables.Demand) -
 
 def render(stages: Iterable[Stage], profile: str, wdir: str | None) -> str:
     """Text of a dvc.yaml: stages sorted by name."""
-    value: Mapping[str, Any] = {"stages": {s.name: s.entry(profile, wdir) for s in sorted(stages, key=lambda s: s.name)}}
+    value: Mapping[str, Any] = {
+        "stages": {s.name: s.entry(profile, wdir) for s in sorted(stages, key=lambda s: s.name)}
+    }
     return HEADER + yaml.safe_dump(value, sort_keys=False, width=120)
 
 

@@ -117,7 +117,9 @@ def cells(kind: str, output: Path | None, profile: str | None) -> None:
 
 
 @main.command()
-@click.option("--counts", is_flag=True, help="Parameters and MACs at paper scale, from meta tensors, beside the printed ones.")
+@click.option(
+    "--counts", is_flag=True, help="Parameters and MACs at paper scale, from meta tensors, beside the printed ones."
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @user_errors
 def methods(counts: bool, as_json: bool) -> None:
@@ -205,7 +207,9 @@ def data_check(dataset: str, source: str, rows: Path | None, as_json: bool) -> N
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--run", "run_name", required=True, help="A trained run: sparsevit/catnet/srm_lff/s0.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("inspected"), show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("inspected"), show_default=True
+)
 @click.option("--profile", help="Default: the active profile.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @user_errors
@@ -218,7 +222,9 @@ def inspect(images: tuple[Path, ...], run_name: str, output: Path, profile: str 
     run_dir = paths.root() / paths.run(name, run_name)
     if not run_dir.is_dir():
         stage = run_name.partition("/")[2].replace("/", "-")
-        raise ValueError(f"{run_dir} is not there: `make repro` trains it, or `dvc repro papers/{run_name.split('/')[0]}/dvc.yaml:train-{stage}`")
+        raise ValueError(
+            f"{run_dir} is not there: `make repro` trains it, or `dvc repro papers/{run_name.split('/')[0]}/dvc.yaml:train-{stage}`"
+        )
     rows = library.inspect(list(images), run_dir, output)
     if as_json:
         echo_json(rows)
@@ -265,11 +271,15 @@ def _tables_at(revision: str | None, profile: str) -> Any:
         found = [pq.read_table(p) for p in sorted((root / folder).glob("*.table_*.parquet"))]
     else:
         git = ["git", "-C", str(root)]
-        listing = subprocess.run([*git, "ls-tree", "--name-only", revision, f"{folder}/"], capture_output=True, text=True)
+        listing = subprocess.run(
+            [*git, "ls-tree", "--name-only", revision, f"{folder}/"], capture_output=True, text=True
+        )
         if listing.returncode:
             raise ValueError(f"git knows no revision {revision!r}")
         names = [n for n in listing.stdout.splitlines() if ".table_" in n and n.endswith(".parquet")]
-        blobs = [subprocess.run([*git, "show", f"{revision}:{n}"], capture_output=True, check=True).stdout for n in names]
+        blobs = [
+            subprocess.run([*git, "show", f"{revision}:{n}"], capture_output=True, check=True).stdout for n in names
+        ]
         found = [pq.read_table(io.BytesIO(blob)) for blob in blobs]
     return pa.concat_tables([t.replace_schema_metadata(None) for t in found]) if found else library.CELLS.empty_table()
 
@@ -295,18 +305,21 @@ def audit(paper: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--check", is_flag=True, help="Write nothing; status 1 when a dvc.yaml or the README's status block is stale.")
+@click.option(
+    "--check", is_flag=True, help="Write nothing; status 1 when a dvc.yaml or the README's status block is stale."
+)
 @user_errors
 def catalogue(check: bool) -> None:
     """Write the dvc.yaml files and the README's status block from papers/, profiles/ and the code."""
     from unforge import catalogue as library
+    from unforge import readme
 
     if check:
-        stale = library.check()
+        stale = [*library.check(), *([readme.FILE] if readme.stale() else [])]
         for path in stale:
             click.echo(f"{path} is stale: run `unforge catalogue`", err=True)
         sys.exit(1 if stale else 0)
-    for path in library.write():
+    for path in [*library.write(), *([readme.FILE] if readme.write() else [])]:
         click.echo(f"wrote {path}")
 
 

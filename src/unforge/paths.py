@@ -32,7 +32,9 @@ def root() -> Path:
 def check_id(name: str) -> str:
     """`name` if it is a valid dataset id, else ValueError."""
     if not ID.fullmatch(name):
-        raise ValueError(f"{name!r} is not a dataset id: use lower-case letters, digits and _ (at most 32, a letter first)")
+        raise ValueError(
+            f"{name!r} is not a dataset id: use lower-case letters, digits and _ (at most 32, a letter first)"
+        )
     return name
 
 
@@ -123,7 +125,12 @@ def writing_file(target: Path) -> Iterator[Path]:
 
 def meta(config: Mapping[str, Any], seed: int, inputs: Mapping[str, str]) -> dict[str, Any]:
     """What every artefact carries. No time, no absolute path, no library version: equal inputs, equal bytes."""
-    return {"schema_version": SCHEMA_VERSION, "config": dict(config), "seed": seed, "inputs": dict(sorted(inputs.items()))}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": dict(config),
+        "seed": seed,
+        "inputs": dict(sorted(inputs.items())),
+    }
 
 
 def write_json(path: Path, value: Any) -> None:

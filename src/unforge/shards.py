@@ -58,10 +58,7 @@ MANIFEST = pa.schema(
     ]
 )
 ROWS = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("source_image", "source_mask", "key", "kind", "label", "status", "reason")
-    ]
+    [(name, pa.string()) for name in ("source_image", "source_mask", "key", "kind", "label", "status", "reason")]
 )
 """One row per file found; `rejects.parquet` holds the flagged and the rejected ones."""
 
@@ -76,9 +73,13 @@ def open_image(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ValueError(f"decompression bomb: {error}") from None
     except Exception as error:  # Pillow's parsers raise anything from struct.error to SyntaxError on hostile bytes
-        raise ValueError(f"not a readable image ({type(error).__name__}): formats are {', '.join(EXTENSIONS)}") from None
+        raise ValueError(
+            f"not a readable image ({type(error).__name__}): formats are {', '.join(EXTENSIONS)}"
+        ) from None
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels: more than {MAX_PIXELS} are taken for a decompression bomb")
+        raise ValueError(
+            f"{image.width}x{image.height} pixels: more than {MAX_PIXELS} are taken for a decompression bomb"
+        )
     return image
 
 

@@ -77,14 +77,14 @@ def load(run_dir: Path, assets: Mapping[str, Path] | None = None) -> Any:
     return method.eval()
 
 
-def counts(name: str, variant: str = "", part: str = "") -> tuple[int, float]:
-    """(parameters, MACs) of a variant at paper scale, for one image of `Config.count_size` pixels squared.
+def counts(name: str, variant: str = "") -> dict[str, tuple[int, float]]:
+    """(parameters, MACs) of a variant at paper scale, for one image of `Config.count_size` pixels squared: the
+    whole network's as `""`, and those of each of the module's `PARTS`.
 
-    Built on meta tensors: nothing is computed or allocated. `part` is a key of the module's `PARTS`, "" the whole.
-    MACs are counted as fvcore does, with which the papers of this field count: one per multiply-add of matrix
-    products and convolutions (attention included); 5 per value of a layer norm and 2 of a batch norm (at
-    inference), 4 per value a bilinear resize writes, 1 per value an adaptive mean reads. Activations, sums and
-    products element by element are not counted.
+    Built on meta tensors: nothing is computed or allocated. MACs are counted as fvcore does, with which the papers
+    of this field count: one per multiply-add of matrix products and convolutions (attention included); 5 per value
+    of a layer norm and 2 of a batch norm (at inference), 4 per value a bilinear resize writes, 1 per value an
+    adaptive mean reads. Activations, sums and products element by element are not counted.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -98,13 +98,29 @@ def counts(name: str, variant: str = "", part: str = "") -> tuple[int, float]:
     counter = FlopCounterMode(display=False, depth=None, custom_mapping=_elementwise_counts())
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         method(image)
-    if not part:
-        return sum(p.numel() for p in method.parameters()), counter.get_total_flops() / 2
-    parts = getattr(module, "PARTS", {})
-    _known(part, list(parts), f"part of {name}")
-    chosen = method.get_submodule(parts[part])
-    flops = counter.get_flop_counts()[f"{type(method).__name__}.{parts[part]}"]
-    return sum(p.numel() for p in chosen.parameters()), sum(flops.values()) / 2
+    found = {"": (sum(p.numel() for p in method.parameters()), counter.get_total_flops() / 2)}
+    for part, attribute in getattr(module, "PARTS", {}).items():
+        flops = counter.get_flop_counts()[f"{type(method).__name__}.{attribute}"]
+        parameters = sum(p.numel() for p in method.get_submodule(attribute).parameters())
+        found[part] = (parameters, sum(flops.values()) / 2)
+    return found
+
+
+def all_counts(name: str | None = None) -> list[dict[str, Any]]:
+    """Rows `method, variant, part, input_size, params, macs` of every variant of one method, or of all."""
+    return [
+        {
+            "method": method,
+            "variant": variant,
+            "part": part,
+            "input_size": config(method, variant, "paper").count_size,
+            "params": params,
+            "macs": macs,
+        }
+        for method in ([name] if name else names())
+        for variant in load_module(method).VARIANTS
+        for part, (params, macs) in counts(method, variant).items()
+    ]
 
 
 def _elementwise_counts() -> dict[Any, Any]:

@@ -134,11 +134,11 @@ class SRM(nn.Module):
 
 
 class TruncatedStem(nn.Module):
-    """Trained 5x5 filters on each colour channel, begun as random high-pass filters, truncated by tanh.
+    """Trained 5x5 filters on each colour channel, begun as the three SRM filters, truncated by tanh.
 
-    Nine maps in (-1,1); residuals are scaled to `limit` grey levels before tanh. Nothing about the filters is
-    kept: training may make them anything. Source: not of the paper; facts/small_scale.md, section 1 (without
-    truncation strong edges drown the traces).
+    Nine maps in (-1,1); residuals are scaled to `limit` grey levels before tanh. Each filter sums to 0 at every
+    step (its mean is subtracted): with 0.01 of the grey level in it, tanh would be saturated everywhere.
+    Source: not of the paper; facts/small_scale.md, section 1 (without truncation strong edges drown the traces).
     """
 
     maps = 9
@@ -146,13 +146,10 @@ class TruncatedStem(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        ring = torch.rand(9, 24) + 0.1
-        ring = ring / ring.sum(1, keepdim=True)
-        kernels = torch.cat([ring[:, :12], -ring.new_ones(9, 1), ring[:, 12:]], dim=1)
-        self.weight = nn.Parameter(kernels.view(9, 1, 5, 5))
+        self.weight = nn.Parameter(srm_kernels()[:, None].repeat(3, 1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        residual = filtered(image, self.weight)
+        residual = filtered(image, self.weight - self.weight.mean((2, 3), keepdim=True))
         return torch.tanh(residual * (255.0 / self.limit))
 
 
@@ -166,22 +163,24 @@ EXTRACTORS: dict[str, type[nn.Module]] = {
 
 
 class LocalPath(nn.Module):
-    """Maps (B,M,H,W) to what is added to a backbone's first tokens, (B,h,w,dim).
+    """Maps (B,M,H,W) to a backbone's first tokens, or to what is added to them, (B,h,w,dim).
 
-    Non-overlapping convolutions with the strides of the backbone's patch embedding, GELU between them. The last
-    starts at three times the usual size: from scratch the traces then stand out beside the image's tokens, and
-    training leaves its first plateau after about two thirds of the steps (three seeds, SRM and stem).
+    Non-overlapping convolutions with the strides of the backbone's patch embedding, GELU between them; or, when
+    `overlap`, 3x3 convolutions with these strides, each with BatchNorm and GELU: from scratch these find the
+    energy of a residual within some hundred steps, where a linear patch embedding finds nothing.
     """
 
-    def __init__(self, maps: int, dim: int, strides: tuple[int, ...]) -> None:
+    def __init__(self, maps: int, dim: int, strides: tuple[int, ...], overlap: bool) -> None:
         super().__init__()
         self.total = math.prod(strides)
         layers: list[nn.Module] = []
         for i, stride in enumerate(strides):
-            layers += [nn.Conv2d(dim if i else maps, dim, stride, stride=stride), nn.GELU()]
-        self.convs = nn.Sequential(*layers[:-1])
-        with torch.no_grad():
-            self.convs[-1].weight.mul_(3.0)
+            channels = dim if i else maps
+            if overlap:
+                layers += [nn.Conv2d(channels, dim, 3, stride, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()]
+            else:
+                layers += [nn.Conv2d(channels, dim, stride, stride=stride), nn.GELU()]
+        self.convs = nn.Sequential(*(layers if overlap else layers[:-1]))
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.convs(pad_to(maps, self.total)).permute(0, 2, 3, 1)

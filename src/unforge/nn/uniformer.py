@@ -30,6 +30,15 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
+def embedded(tokens: Tensor | None, early: Tensor | None) -> Tensor:
+    """First tokens of a backbone: of the image, of an extractor in its place, or their sum."""
+    if tokens is None or early is None:
+        found = early if tokens is None else tokens
+        assert found is not None, "a backbone needs an image or an extractor's tokens"
+        return found
+    return tokens + early
+
+
 def pad_to(x: Tensor, multiple: int) -> Tensor:
     """(B,C,H,W) with H and W raised to a multiple by repeating the last row and column."""
     down, right = -x.shape[2] % multiple, -x.shape[3] % multiple
@@ -115,7 +124,8 @@ class UniFormer(nn.Module):
     goes through the stage's LayerNorm, the others are raw. At the paper's scale: four of 320 channels at 1/16
     and two of 512 at 1/32.
 
-    `early` and `late`, when given, are added to the tokens that enter stage 1 and stage 4.
+    `early` and `late`, when given, are added to the tokens that enter stage 1 and stage 4; without an image,
+    `early` alone enters stage 1.
     Source: SparseViT, Sec. "Multi-scale Features"; sizes: UniFormer-Base with layer scale.
     """
 
@@ -161,11 +171,13 @@ class UniFormer(nn.Module):
         self.channels = [dims[2]] * -(-depths[2] // self.runs[0]) + [dims[3]] * -(-depths[3] // self.runs[1])
         init_linear(self)
 
-    def tokens(self, image: Tensor, early: Tensor | None = None) -> Tensor:
+    def without_image(self) -> None:
+        """Only an extractor's tokens will enter: the image's patch embedding goes."""
+        del self.patch_embed1
+
+    def tokens(self, image: Tensor | None, early: Tensor | None = None) -> Tensor:
         """The tokens that enter stage 3. `image` (B,3,H,W); returns (B,h,w,C)."""
-        x = self.patch_embed1(image.permute(0, 2, 3, 1))
-        if early is not None:
-            x = x + early
+        x = embedded(None if image is None else self.patch_embed1(image.permute(0, 2, 3, 1)), early)
         for block in self.blocks1:
             x = block(x)
         x = self.patch_embed2(x)
@@ -173,7 +185,7 @@ class UniFormer(nn.Module):
             x = block(x)
         return self.patch_embed3(x)
 
-    def forward(self, image: Tensor, early: Tensor | None = None, late: Tensor | None = None) -> list[Tensor]:
+    def forward(self, image: Tensor | None, early: Tensor | None = None, late: Tensor | None = None) -> list[Tensor]:
         maps: list[Tensor] = []
         x = self.tokens(image, early)
         for i, block in enumerate(self.blocks3, start=1):
@@ -193,7 +205,7 @@ class UniFormer(nn.Module):
                 maps.append(x)
         return maps
 
-    def attention_maps(self, image: Tensor, early: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def attention_maps(self, image: Tensor | None, early: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attention of the first and the last block of stage 3, as `Attention.weights` gives it."""
         x = self.tokens(image, early)
         first = self.blocks3[0]

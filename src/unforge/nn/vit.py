@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unforge.nn.attention import MLP, DropPath, TransformerBlock, init_linear, schedule
-from unforge.nn.uniformer import pad_to
+from unforge.nn.uniformer import embedded, pad_to
 
 
 class PositionEmbedding(nn.Module):
@@ -64,18 +64,24 @@ class PlainViT(nn.Module):
         self.channels = [dim]
         init_linear(self)
 
-    def tokens(self, image: Tensor, early: Tensor | None = None) -> Tensor:
-        """(B,h,w,C) that enter the first block."""
-        x = self.patch_embed(pad_to(image, math.prod(self.strides))).permute(0, 2, 3, 1).contiguous()
-        return self.pos_embed(x if early is None else x + early)
+    def without_image(self) -> None:
+        """Only an extractor's tokens will enter: the image's patch embedding goes."""
+        del self.patch_embed
 
-    def forward(self, image: Tensor, early: Tensor | None = None, late: Tensor | None = None) -> list[Tensor]:
+    def tokens(self, image: Tensor | None, early: Tensor | None = None) -> Tensor:
+        """(B,h,w,C) that enter the first block."""
+        x = None
+        if image is not None:
+            x = self.patch_embed(pad_to(image, math.prod(self.strides))).permute(0, 2, 3, 1).contiguous()
+        return self.pos_embed(embedded(x, early))
+
+    def forward(self, image: Tensor | None, early: Tensor | None = None, late: Tensor | None = None) -> list[Tensor]:
         x = self.tokens(image, early)
         for block in self.blocks:
             x = block(x)
         return [self.norm(x if late is None else x + late)]
 
-    def attention_maps(self, image: Tensor, early: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def attention_maps(self, image: Tensor | None, early: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attention of the first and the last block, as `Attention.weights` gives it."""
         return _first_and_last(self.blocks, self.tokens(image, early))
 
@@ -165,23 +171,30 @@ class VOLO(nn.Module):
         self.channels = [dims[1]]
         init_linear(self)
 
-    def tokens(self, image: Tensor, early: Tensor | None = None) -> Tensor:
+    def without_image(self) -> None:
+        """Only an extractor's tokens will enter: the image's patch embedding goes."""
+        del self.patch_embed
+
+    def tokens(self, image: Tensor | None, early: Tensor | None = None) -> Tensor:
         """(B,h,w,C) that enter the first transformer block."""
-        padded = pad_to(image, 2 * math.prod(self.strides))
-        x = self.patch_embed(padded).permute(0, 2, 3, 1).contiguous()
         if early is not None:
-            x = x + F.pad(early, (0, 0, 0, x.shape[2] - early.shape[2], 0, x.shape[1] - early.shape[1]))
+            early = F.pad(early, (0, 0, 0, early.shape[2] % 2, 0, early.shape[1] % 2))
+        x = None
+        if image is not None:
+            padded = pad_to(image, 2 * math.prod(self.strides))
+            x = self.patch_embed(padded).permute(0, 2, 3, 1).contiguous()
+        x = embedded(x, early)
         for block in self.outlookers:
             x = block(x)
         return self.pos_embed(self.downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous())
 
-    def forward(self, image: Tensor, early: Tensor | None = None, late: Tensor | None = None) -> list[Tensor]:
+    def forward(self, image: Tensor | None, early: Tensor | None = None, late: Tensor | None = None) -> list[Tensor]:
         x = self.tokens(image, early)
         for block in self.blocks:
             x = block(x)
         return [self.norm(x if late is None else x + late)]
 
-    def attention_maps(self, image: Tensor, early: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def attention_maps(self, image: Tensor | None, early: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attention of the first and the last transformer block, as `Attention.weights` gives it."""
         return _first_and_last(self.blocks, self.tokens(image, early))
 

@@ -70,7 +70,9 @@ def test_a_failure_stops_its_dependants_only(tmp_path: Path) -> None:
     assert result.skipped == {"a_both": "left"}
     command = [sys.executable, "-m", "flows.walk"]
     root = Path(__file__).resolve().parents[3]
-    run = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    run = subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
     assert run.returncode == 1
     assert "not started a_both: it needs left" in run.stderr
 
@@ -101,7 +103,10 @@ def test_an_unknown_target_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
-    folder = repository(tmp_path / "one", {"slow": stage("o.txt", ["seed.txt"], "sh -c 'echo $$ > pid; sleep 60'; cat seed.txt > o.txt")})
+    folder = repository(
+        tmp_path / "one",
+        {"slow": stage("o.txt", ["seed.txt"], "sh -c 'echo $$ > pid; sleep 60'; cat seed.txt > o.txt")},
+    )
     runner = walk.Runner(folder, timeout=8)
     assert runner("slow") == 124
     pid = int((folder / "pid").read_text())

@@ -79,7 +79,10 @@ class Config:
     fixed_rate: int = 0
     """One rate for all sparse blocks, 0 for the schedule. Source: SparseViT, Table 6."""
     extractor: Literal["", "sobel", "bayar", "dct", "srm", "stem"] = ""
-    """Module of `unforge.nn.extractors` whose maps join the backbone's tokens. `stem` is ours."""
+    """Class of `unforge.nn.extractors` whose maps join the backbone's tokens. `stem` is ours: its maps take the
+    place of the RGB image."""
+    extractor_overlap: bool = False
+    """Overlapping convolutions from the extractor's maps to tokens (`nn.extractors.LocalPath`)."""
 
     dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (5, 8, 20, 7)
@@ -144,6 +147,7 @@ SMALL = replace(
     layer_scale=0.3,
     fusion_width=32,
     fusion_scale=1.0,
+    extractor_overlap=True,
     context_grid=4,
     vit_dim=32,
     vit_depth=4,
@@ -191,4 +195,5 @@ def _variants() -> dict[str, Config]:
 
 
 VARIANTS: dict[str, Config] = _variants()
-"""Rows of Tables 2, 3, 6, 7 and 9; "" is the full method. `stem_` adds the truncated trainable stem (ours)."""
+"""Rows of Tables 2, 3, 6, 7 and 9; "" is the full method. `stem_` puts the truncated trainable stem in the image's
+place (ours)."""

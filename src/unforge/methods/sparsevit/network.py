@@ -60,8 +60,10 @@ class SparseViT(nn.Module):
         self.global_path: nn.Module | None = None
         if config.extractor:
             self.extractor = EXTRACTORS[config.extractor]()
-            self.local_path = LocalPath(self.extractor.maps, width, strides)
-            if config.extractor != "stem":
+            self.local_path = LocalPath(self.extractor.maps, width, strides, config.extractor_overlap)
+            if config.extractor == "stem":
+                self.encoder_net.without_image()
+            else:
                 self.global_path = GlobalPath(channels[-1], config.context_grid)
         self.register_buffer("mean", torch.tensor(MEAN, device="cpu").view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD, device="cpu").view(1, 3, 1, 1), persistent=False)
@@ -73,8 +75,11 @@ class SparseViT(nn.Module):
             return image
         return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
 
-    def paths(self, image: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Normalised image, and what the extractor adds to the first and the last stage's tokens (or None)."""
+    def paths(self, image: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Normalised image (None behind a stem), and what the extractor gives to the first and the last stage's
+        tokens (or None)."""
+        if self.config.extractor == "stem" and self.extractor is not None and self.local_path is not None:
+            return None, self.local_path(self.extractor(image)), None
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         if self.extractor is None or self.local_path is None:
             return normalised, None, None
