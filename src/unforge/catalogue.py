@@ -205,7 +205,6 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
     )
     scored = {str(paths.scores(name, run)) for run, value in demand.runs.items() if value.paper}
     counts = {str(paths.counts(name, method)) for method in demand.counts}
-    metrics = tuple(sorted({"unforge.metrics"}))
     claim_files = tuple(f"reports/{name}/claims.{kind}" for kind in ("parquet", "md"))
     audit_files = tuple(f"reports/{name}/audit.{kind}" for kind in ("parquet", "md"))
     built = [
@@ -218,8 +217,8 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
             name="claims",
             script="claims",
             arguments=(),
-            modules=metrics,
-            keys=common,
+            modules=("unforge.metrics",),
+            keys=("claims",),
             seed=True,
             deps=tuple(sorted(scored | counts)),
             files=tuple(specs_files),
@@ -227,19 +226,14 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
         )
     )
     stages.append(Stage(name="audit", script="audit", arguments=(), files=tuple(specs_files), kept=audit_files))
-    samples = sorted(scored)
-    template = sorted(
-        str(p.relative_to(paths.root()))
-        for p in (paths.root() / "src/unforge/report").iterdir()
-        if p.suffix in {".html", ".css"}
-    )
     stages.append(
         Stage(
             name="report",
             script="report",
             arguments=(),
-            deps=(*built, claim_files[0], audit_files[0], *samples),
-            files=(*specs_files, *template, "src/unforge"),
+            deps=(*built, claim_files[0], audit_files[0], *sorted(scored)),
+            files=(*specs_files, "src/unforge"),
+            keys=("model",),
             seed=True,
             outs=(str(paths.report(name)),),
         )

@@ -1,5 +1,6 @@
 """The released SparseViT: names and shapes of its state dict, written out here from its documentation, and counts."""
 
+import functools
 from collections.abc import Iterator
 
 import pytest
