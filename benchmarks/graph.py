@@ -37,7 +37,9 @@ def write(folder: Path, stages: int, deps: int) -> None:
         for run in range(runs):
             data = f"shared/{run % len(shared)}"
             entries[f"train-{run}"] = stage(f"runs/{paper}/{run}", [*code, data], wdir=True)
-            entries[f"evaluate-{run}"] = stage(f"scores/{paper}/{run}", [*code[:10], f"runs/{paper}/{run}", data], wdir=True)
+            entries[f"evaluate-{run}"] = stage(
+                f"scores/{paper}/{run}", [*code[:10], f"runs/{paper}/{run}", data], wdir=True
+            )
         for table in range(6):
             scores = [f"scores/{paper}/{run}" for run in range(table, runs, 6)]
             entries[f"table_{table}"] = stage(f"tables/{paper}.{table}", [*code[:8], *scores], wdir=True)
@@ -50,7 +52,11 @@ def write(folder: Path, stages: int, deps: int) -> None:
 
 
 def stage(out: str, deps: list[str], wdir: bool = False) -> dict[str, object]:
-    entry: dict[str, object] = {"cmd": f"mkdir -p {Path(out).parent} && echo {out} > {out}", "deps": deps, "outs": [out]}
+    entry: dict[str, object] = {
+        "cmd": f"mkdir -p {Path(out).parent} && echo {out} > {out}",
+        "deps": deps,
+        "outs": [out],
+    }
     return {"wdir": "../..", **entry} if wdir else entry
 
 

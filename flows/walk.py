@@ -275,9 +275,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept, the rest runs next time", file=sys.stderr)
         return 130
-    print(
-        f"{len(result.ran)} ran, {result.fresh} were fresh, {len(result.failed)} failed, {len(result.skipped)} not started"
-    )
+    print(f"{len(result.ran)} ran, {result.fresh} were fresh", end="")
+    print(f", {len(result.failed)} failed, {len(result.skipped)} not started")
     for stage, text in result.failed.items():
         print(f"\nFAILED {stage}: {text}", file=sys.stderr)
     for stage, cause in sorted(result.skipped.items()):

@@ -40,7 +40,8 @@ def stand_in(name: str, module: Any, profile: profiles.Profile, images: int, siz
     inputs, render = {"photos": pool.digest}, None
     if "regenerated" in module.STAND_IN.kinds:
         folder = paths.backbone(profile.name, "autoencoder")
-        inputs["autoencoder"], render = paths.sha256(folder / "model.safetensors"), backbones.load(folder).render
+        render = backbones.load(folder).render
+        inputs["autoencoder"] = paths.sha256(folder / "model.safetensors")
     shards.write(
         paths.shards(profile.name, name),
         forgeries.stand_in(module.STAND_IN, pool, images, size, profile.seed, name, render), name=name,

@@ -1,4 +1,4 @@
-"""Who may be trained on: `python stages/protocol.py catnet --testsets casia1,nist16`, near-duplicates of tests left out."""
+"""Who may be trained on, without what a test set holds: `python stages/protocol.py catnet --testsets casia1,nist16`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,29 @@ def is_real(dataset: str) -> bool:
     return bool(paths.read_json(paths.root() / paths.raw(dataset) / "SOURCE.json")["source"] == "real")
 
 
+def obtainable(demand: tables.Demand, profile: profiles.Profile) -> tables.Demand:
+    """What can be built: all of it with stand-ins, else what needs only data that were added.
+
+    Cells of the rest are `unavailable`; `unforge data add` and `unforge catalogue` bring their stages.
+    """
+    if profile.stand_ins:
+        return demand
+    testsets = frozenset(t for t in demand.testsets if is_real(t))
+    protocols = frozenset(p for p in demand.protocols if all(map(is_real, _members(p))))
+    runs = {
+        name: replace(run, testsets=tuple(t for t in run.testsets if tables.base(t) in testsets))
+        for name, run in demand.runs.items()
+        if not run.protocol or run.protocol in protocols
+    }
+    return replace(
+        demand,
+        runs={name: run for name, run in runs.items() if run.testsets},
+        perturbed={key: levels for key, levels in demand.perturbed.items() if key[0] in testsets},
+        testsets=testsets,
+        protocols=protocols,
+    )
+
+
 def _members(protocol: str) -> list[str]:
     """Datasets of a training protocol; `tampcoco/cm` is a part of one."""
     return sorted({member.partition("/")[0] for member in datasets.load(protocol).MEMBERS})
@@ -133,29 +156,7 @@ def _slug(name: str) -> str:
 def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stage]:
     """Data, backbones, perturbations, baselines, counts; and claims, audit and report over all papers."""
     name = profile.name
-    stages = [
-        Stage(
-            name="ingest-photos",
-            script="ingest",
-            arguments=("photos",),
-            modules=("unforge.datasets.photos",),
-            seed=True,
-            outs=(str(paths.shards(name, "photos")),),
-        )
-    ]
-    stages.append(
-        Stage(
-            name="backbone-autoencoder",
-            script="backbone",
-            arguments=("autoencoder",),
-            modules=("unforge.backbones.autoencoder",),
-            deps=(str(paths.shards(name, "photos")),),
-            keys=("machine", "model", "backbone.autoencoder"),
-            seed=True,
-            outs=(str(paths.backbone(name, "autoencoder")),),
-            pool="gpu",
-        )
-    )
+    stages = _pool(name) if profile.stand_ins else []
     members = {m for p in demand.protocols for m in _members(p)}
     for dataset in sorted({*demand.testsets, *members}):
         stages.append(_ingest(profile, dataset))
@@ -181,7 +182,7 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
                 arguments=(testset, family, "--levels", ",".join(f"{level:g}" for level in levels)),
                 modules=(f"unforge.perturbations.{family}",),
                 deps=(str(paths.shards(name, testset)),),
-                keys=("machine", f"perturb.{testset}"),
+                keys=(f"perturb.{testset}",),
                 seed=True,
                 outs=tuple(str(paths.shards(name, perturbations.name(testset, family, level))) for level in levels),
             )
@@ -241,11 +242,38 @@ def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stag
     return stages
 
 
+def _pool(name: str) -> list[Stage]:
+    """What stand-ins are made of: photographs, and the autoencoder that regenerates regions."""
+    photos = str(paths.shards(name, "photos"))
+    return [
+        Stage(
+            name="ingest-photos",
+            script="ingest",
+            arguments=("photos",),
+            modules=("unforge.datasets.photos",),
+            seed=True,
+            outs=(photos,),
+        ),
+        Stage(
+            name="backbone-autoencoder",
+            script="backbone",
+            arguments=("autoencoder",),
+            modules=("unforge.backbones.autoencoder",),
+            deps=(photos,),
+            keys=("machine", "model", "backbone.autoencoder"),
+            seed=True,
+            outs=(str(paths.backbone(name, "autoencoder")),),
+            pool="gpu",
+        ),
+    ]
+
+
 def _ingest(profile: profiles.Profile, dataset: str) -> Stage:
     name = profile.name
-    module = datasets.load(dataset)
+    source = paths.raw(dataset) / "SOURCE.json"
+    module = datasets.load(paths.read_json(paths.root() / source).get("module", dataset))
     modules = [module.__name__]
-    deps = [str(paths.raw(dataset) / "SOURCE.json")]
+    deps = [str(source)]
     if not is_real(dataset):
         modules.append("unforge.forgeries")
         deps.append(str(paths.shards(name, "photos")))
@@ -313,7 +341,7 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: tables.Demand) -
         *(("figure", entry, figure) for entry, figure in specs.figures(paper).items()),
     ]
     for script, entry, spec in entries:
-        runs = tables.needs(paper, entry, profile)
+        runs = [run for run in tables.needs(paper, entry, profile) if run in demand.runs]
         counts = tables.counts_needed(paper, entry)
         base = str(paths.table(name, f"{paper}.{entry}"))
         families = {panel.perturbation for panel in spec.panels} if isinstance(spec, specs.Figure) else set()
@@ -326,7 +354,7 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: tables.Demand) -
                 name=entry,
                 script=script,
                 arguments=(f"{paper}.{entry}",),
-                modules=("unforge.metrics",),
+                modules=("unforge.metrics", *used),
                 deps=tuple(
                     sorted({str(paths.scores(name, r)) for r in runs} | {str(paths.counts(name, m)) for m in counts})
                 ),
@@ -352,7 +380,7 @@ def render(stages: Iterable[Stage], profile: str, wdir: str | None) -> str:
 def files(profile: profiles.Profile | None = None) -> dict[Path, str]:
     """Path and text of every dvc.yaml, for the active profile."""
     profile = profile or profiles.load()
-    demand = tables.demand(profile)
+    demand = obtainable(tables.demand(profile), profile)
     texts = {Path("dvc.yaml"): render(shared_stages(profile, demand), profile.name, None)}
     for paper in specs.papers():
         texts[Path("papers") / paper / "dvc.yaml"] = render(paper_stages(profile, paper, demand), profile.name, "../..")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -113,7 +114,7 @@ def cells(kind: str, output: Path | None, profile: str | None) -> None:
         output.write_bytes(stream.getvalue())
         click.echo(f"{table.num_rows} cells written to {output}", err=True)
     else:
-        click.get_binary_stream("stdout").write(stream.getvalue())
+        sys.stdout.buffer.write(stream.getvalue())
 
 
 @main.command()
@@ -157,6 +158,20 @@ def data_list(as_json: bool) -> None:
         echo_rows(rows, [name for name in rows[0] if name not in ("layout", "defects", "source")])
 
 
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, silent when nobody watches, as a function of (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
 def _rows_option(command: Callable[..., None]) -> Callable[..., None]:
     path = click.Path(path_type=Path, dir_okay=False)
     return click.option("--rows", type=path, help="Write one row per file found (Parquet): status and reason.")(command)
@@ -176,7 +191,8 @@ def data_add(dataset: str, source: str, rows: Path | None) -> None:
     from unforge import shards
     from unforge.datasets import add
 
-    report = add.add(dataset, source)
+    with _progress("files") as progress:
+        report = add.add(dataset, source, progress=progress)
     if rows:
         shards.write_rows(rows, report.rows)
     click.echo(report.text())
@@ -194,7 +210,8 @@ def data_check(dataset: str, source: str, rows: Path | None, as_json: bool) -> N
     from unforge import shards
     from unforge.datasets import add
 
-    report = add.check(dataset, source)
+    with _progress("files") as progress:
+        report = add.check(dataset, source, progress=progress)
     if rows:
         shards.write_rows(rows, report.rows)
     if as_json:
@@ -221,10 +238,9 @@ def inspect(images: tuple[Path, ...], run_name: str, output: Path, profile: str 
     name = profiles.load(profile).name
     run_dir = paths.root() / paths.run(name, run_name)
     if not run_dir.is_dir():
-        stage = run_name.partition("/")[2].replace("/", "-")
-        raise ValueError(
-            f"{run_dir} is not there: `make repro` trains it, or `dvc repro papers/{run_name.split('/')[0]}/dvc.yaml:train-{stage}`"
-        )
+        paper, _, rest = run_name.partition("/")
+        one = f"dvc repro papers/{paper}/dvc.yaml:train-{rest.replace('/', '-')}"
+        raise ValueError(f"{run_dir} is not there: `make repro` trains every run, `{one}` this one")
     rows = library.inspect(list(images), run_dir, output)
     if as_json:
         echo_json(rows)

@@ -84,7 +84,7 @@ class EvaluationError(RuntimeError):
 def read_run(folder: Path, name: str) -> Run:
     """The run in `folder`. FileNotFoundError says how to get one that is not there."""
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is not there: `dvc repro` trains it, `unforge share pull` fetches it")
+        raise FileNotFoundError(f"{folder} is not there: `dvc repro` trains it, `dvc pull` fetches it")
     config, meta = paths.read_json(folder / "config.json"), paths.read_json(folder / "meta.json")
     recipe = config.get("config", {}).get("recipe") or {}
     about = {key: config.get(key, "") for key in ("method", "variant", "scale")}

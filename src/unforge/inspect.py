@@ -75,7 +75,7 @@ def statement(run_dir: Path) -> str:
     Raises FileNotFoundError when the run is not there.
     """
     if not (run_dir / "config.json").is_file():
-        raise FileNotFoundError(f"{run_dir} holds no run: `dvc repro` trains it, `unforge share pull` fetches it")
+        raise FileNotFoundError(f"{run_dir} holds no run: `dvc repro` trains it, `dvc pull` fetches it")
     config = paths.read_json(run_dir / "config.json")
     name, scale = _run_name(run_dir), str(config.get("scale", "unknown"))
     variant = config.get("variant") or "full"

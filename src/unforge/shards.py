@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 
 from unforge import paths
 from unforge.types import Pixels, Sample
@@ -31,6 +31,17 @@ MAX_PIXELS = 120_000_000
 """Largest image that is decoded (pixels); above it, a file is taken for a decompression bomb."""
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What each EXIF orientation does to the stored pixels."""
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "TIFF": "tif", "BMP": "bmp", "WEBP": "webp"}
 
 MANIFEST = pa.schema(
@@ -89,7 +100,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "I":
         values = np.asarray(image)
-        return Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).astype(np.uint8)).convert("RGB")
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels have no fixed range: convert the image to 8 or 16 bits")
+        return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range: convert the image to 8 or 16 bits")
     return image.convert("RGB")
@@ -103,18 +116,16 @@ def decode_image(data: bytes, orientation: int = 1) -> np.ndarray:
     """
     image = open_image(data)
     try:
+        turned = image.getexif().get(ORIENTATION, 1) if image.format == "TIFF" else 1  # Pillow turns TIFFs itself
         image.load()
         rgb = to_rgb(image)
     except ValueError:
         raise
     except Exception as error:  # a truncated or corrupt file: OSError, SyntaxError, struct.error, zlib.error
         raise ValueError(f"cannot be decoded ({type(error).__name__}: {error})") from None
-    if orientation != 1:
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        rgb.info.pop("exif", None)
-        rgb.getexif()[0x0112] = orientation
-        rgb = ImageOps.exif_transpose(rgb)
+    if turned != orientation:
+        for turn in ({6: 8, 8: 6}.get(turned, turned), orientation):
+            rgb = rgb.transpose(TURNS[turn]) if turn in TURNS else rgb
     return np.asarray(rgb)
 
 
@@ -153,8 +164,9 @@ def write(
 ) -> None:
     """Write a set to the directory `path`, replacing it when complete.
 
-    `data` is `real` or `stand_in`; `redistribute` says whether its images may be published; `rejects` are rows of `ROWS` and may be filled while `samples` is
-    consumed. Raises ValueError on a repeated or malformed key and on a set without images.
+    `data` is `real` or `stand_in`; `redistribute` says whether its images may be published; `rejects` are rows
+    of `ROWS` and may be filled while `samples` is consumed. Raises ValueError on a repeated or malformed key and
+    on a set without images.
     """
     from webdataset import ShardWriter
 
@@ -257,7 +269,7 @@ class ShardSet:
         self.path = Path(path)
         if not (self.path / "manifest.parquet").is_file():
             raise FileNotFoundError(
-                f"{self.path} is not there: `dvc repro` makes it, `dvc pull {self.path}` or `unforge share pull` fetches it"
+                f"{self.path} is not there: `dvc repro` makes it, `dvc pull {self.path}` fetches it"
             )
         self.manifest = pq.read_table(self.path / "manifest.parquet")
         info = json.loads((self.manifest.schema.metadata or {}).get(b"unforge", b"{}"))

@@ -7,16 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.conftest import copy_project
 from tests.unit import toy
-from unforge import catalogue, specs, tables
+from unforge import catalogue, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 DVC = [sys.executable, "-m", "dvc"]
@@ -62,21 +63,25 @@ def unforge(root: Path, *arguments: str, source: Path = ROOT / "src") -> subproc
     )
 
 
-@pytest.fixture
-def toy_project(project: Path) -> Path:
-    """A project with the paper `toy` alone, at a scale of seconds, its dvc.yaml files written."""
-    shutil.rmtree(project / "papers")
-    (project / "toy").mkdir()
-    toy.make(project / "toy")
-    (project / "toy" / "papers").rename(project / "papers")
-    shutil.rmtree(project / "toy")
-    file = project / "profiles" / "small.yaml"
+def make_toy(root: Path) -> None:
+    """In a copied project, the paper `toy` alone, at a scale of seconds, and its dvc.yaml files."""
+    shutil.rmtree(root / "papers")
+    (root / "toy").mkdir()
+    toy.make(root / "toy")
+    (root / "toy" / "papers").rename(root / "papers")
+    shutil.rmtree(root / "toy")
+    file = root / "profiles" / "small.yaml"
     values = yaml.safe_load(file.read_text(encoding="utf-8")) | TINY
     values["train"]["sparsevit"] = TRAIN
     values["ingest"] = {name: {"images": 16, "size": 80} for name in values["ingest"]}
     file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    done = unforge(project, "catalogue")
+    done = unforge(root, "catalogue")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def toy_project(project: Path) -> Path:
+    make_toy(project)
     return project
 
 
@@ -124,33 +129,45 @@ def empty(file: Path) -> bool:
     """Whether a package's file says nothing but its docstring, so that an edit changes no result."""
     lines = file.read_text(encoding="utf-8").strip().splitlines()
     return file.name == "__init__.py" and (
-        not lines or lines[0].startswith('"""') and lines[-1].endswith('"""') and len(lines) < 4
+        not lines or (lines[0].startswith('"""') and lines[-1].endswith('"""') and len(lines) < 4)
     )
 
 
-@pytest.fixture
-def repository(toy_project: Path) -> Path:
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same with a copy of the code, as a DVC repository in which every stage is fresh (its outputs made up)."""
-    (toy_project / "src").unlink()
-    shutil.copytree(ROOT / "src", toy_project / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(ROOT / ".dvcignore", toy_project)
-    shutil.copy(ROOT / ".gitignore", toy_project)
-    subprocess.run(["git", "init", "-q"], cwd=toy_project, check=True)
-    subprocess.run([*DVC, "init", "-q"], cwd=toy_project, check=True)
-    for stage in stages(toy_project).values():
+    root = tmp_path_factory.mktemp("repository")
+    copy_project(root)
+    make_toy(root)
+    (root / "src").unlink()
+    shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in (".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, root)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run([*DVC, "init", "-q"], cwd=root, check=True)
+    for stage in stages(root).values():
         for out in outs(stage):
-            path = toy_project / out
+            path = root / out
             path.parent.mkdir(parents=True, exist_ok=True)
             if out.startswith("data/shards/"):
                 path.mkdir()
                 path /= "manifest.parquet"
-            if out.startswith("reports/small/tables/"):
-                pq.write_table(tables.CELLS.empty_table(), path)
-            else:
-                path.write_text(out)
-    subprocess.run([*DVC, "commit", "-q", "-f"], cwd=toy_project, check=True)
-    assert stale(toy_project) == set()
-    return toy_project
+            path.write_text(out)
+    subprocess.run([*DVC, "commit", "-q", "-f"], cwd=root, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert stale(root) == set()
+        yield root
+        assert stale(root) == set()
+
+
+@contextmanager
+def edited(file: Path, text: str) -> Iterator[None]:
+    """The file with other text, as long as the block lasts."""
+    before = file.read_text(encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
+    yield
+    file.write_text(before, encoding="utf-8")
 
 
 def stale(root: Path) -> set[str]:
@@ -159,64 +176,63 @@ def stale(root: Path) -> set[str]:
     return {name.removeprefix("papers/toy/dvc.yaml:") for name in json.loads(done.stdout)}
 
 
-def test_an_edit_stales_what_it_concerns(repository: Path) -> None:
-    constant = {f"{kind}-constant-{shape}" for kind in ("train", "evaluate") for shape in ("all", "centre")}
-    trained = {f"train-catnet-{variant}-s0" for variant in ("dense", "full", "stem")}
-    evaluated = {name.replace("train", "evaluate") for name in trained}
-    # the report lists the assumptions of all code, so that it follows every file
-    edits = {
-        "src/unforge/methods/constant.py": constant | {"report"},
-        "src/unforge/datasets/columbia.py": {"ingest-columbia", "report"},
-        "src/unforge/perturbations/blur.py": {"perturb-columbia-blur", "figure_2", "report"},
-        "src/unforge/train/loop.py": trained
-        | {name for name in constant if "train" in name}
-        | {"backbone-autoencoder", "report"},
-        "papers/toy/figure_2.yaml": {"figure_2", "claims", "audit", "report"},
-    }
-    for path, expected in edits.items():
-        file = repository / path
-        text = file.read_text(encoding="utf-8")
-        file.write_text(f"{text}\n# edited\n", encoding="utf-8")
-        named = {
-            n.removeprefix("papers/toy/dvc.yaml:") for n, s in stages(repository).items() if covered(path, s["deps"])
-        }
-        assert named == expected, path
-        assert stale(repository) == expected, path
-        file.write_text(text, encoding="utf-8")
-    assert evaluated <= {name.removeprefix("papers/toy/dvc.yaml:") for name in stages(repository)}
-    assert stale(repository) == set()
+TRAINED = {f"train-catnet-{variant}-s0" for variant in ("dense", "full", "stem")}
+CONSTANT = {f"{kind}-constant-{shape}" for kind in ("train", "evaluate") for shape in ("all", "centre")}
 
 
-def test_a_scale_value_stales_the_stages_of_its_key(repository: Path) -> None:
-    def change(profile: str, kind: str, key: str, name: str, value: object) -> set[str]:
-        file = repository / "profiles" / f"{profile}.yaml"
-        text = file.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-        assert values[kind][key][name] != value
-        values[kind][key][name] = value
-        file.write_text(yaml.safe_dump(values), encoding="utf-8")
-        found = stale(repository)
-        file.write_text(text, encoding="utf-8")
-        return found
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        # the report lists the assumptions of all code, so that it follows every file
+        ("src/unforge/methods/constant.py", CONSTANT | {"report"}),
+        ("src/unforge/datasets/columbia.py", {"ingest-columbia", "report"}),
+        ("src/unforge/perturbations/blur.py", {"perturb-columbia-blur", "figure_2", "report"}),
+        (
+            "src/unforge/train/loop.py",
+            TRAINED | {"train-constant-all", "train-constant-centre", "backbone-autoencoder", "report"},
+        ),
+        ("papers/toy/figure_2.yaml", {"figure_2", "claims", "audit", "report"}),
+    ],
+)
+def test_an_edit_stales_what_it_concerns(repository: Path, path: str, expected: set[str]) -> None:
+    named = {name for name, stage in stages(repository).items() if covered(path, stage["deps"])}
+    assert {name.removeprefix("papers/toy/dvc.yaml:") for name in named} == expected
+    file = repository / path
+    with edited(file, f"{file.read_text(encoding='utf-8')}\n# edited\n"):
+        assert stale(repository) == expected
 
-    assert change("smoke", "train", "sparsevit", "steps", 77) == set()
-    assert change("small", "train", "sparsevit", "steps", 77) == {
-        f"train-catnet-{v}-s0" for v in ("dense", "full", "stem")
-    }
-    assert change("small", "ingest", "columbia", "images", 17) == {"ingest-columbia"}
-    assert change("small", "evaluate", "constant", "samples", 5) == {
-        "evaluate-constant-all",
-        "evaluate-constant-centre",
-    }
+
+@pytest.mark.parametrize(
+    ("profile", "kind", "key", "name", "expected"),
+    [
+        ("smoke", "train", "sparsevit", "steps", set[str]()),
+        ("small", "train", "sparsevit", "steps", TRAINED),
+        ("small", "ingest", "columbia", "images", {"ingest-columbia"}),
+        ("small", "evaluate", "constant", "samples", {"evaluate-constant-all", "evaluate-constant-centre"}),
+    ],
+)
+def test_a_scale_value_stales_the_stages_of_its_key(
+    repository: Path, profile: str, kind: str, key: str, name: str, expected: set[str]
+) -> None:
+    file = repository / "profiles" / f"{profile}.yaml"
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    values[kind][key][name] += 1
+    with edited(file, yaml.safe_dump(values)):
+        assert stale(repository) == expected
 
 
 def test_a_dataset_that_becomes_real_stales_its_own_ingest(repository: Path) -> None:
-    (repository / "data/raw/columbia/SOURCE.json").write_text('{"source": "real", "module": "columbia"}')
-    assert stale(repository) == {"ingest-columbia"}
-    assert catalogue.write() == [Path("dvc.yaml")]
-    # the real set is made from its files alone
-    deps = stages(repository)["ingest-columbia"]["deps"]
-    assert not [path for path in deps if "forgeries" in path or "photos" in path or "autoencoder" in path]
+    assert catalogue.check() == []
+    file = repository / "dvc.yaml"
+    with edited(repository / "data/raw/columbia/SOURCE.json", '{"source": "real", "module": "columbia"}'):
+        assert stale(repository) == {"ingest-columbia"}
+        assert catalogue.check() == [Path("dvc.yaml")]
+        with edited(file, file.read_text(encoding="utf-8")):
+            catalogue.write()
+            # the real set is made from its own files
+            deps = stages(repository)["ingest-columbia"]["deps"]
+            assert not [d for d in deps if d.startswith(("data/shards", "models"))]
+            assert "src/unforge/forgeries/splice.py" not in deps
 
 
 def test_the_files_are_what_the_papers_ask_for(project: Path) -> None:

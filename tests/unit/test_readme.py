@@ -21,8 +21,9 @@ from unforge import catalogue, profiles, readme, specs, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = list(dict.fromkeys(line for block in BLOCKS for line in block.splitlines() if line))
+FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = list(dict.fromkeys(line for kind, text in FENCES if kind == "sh" for line in text.splitlines()))
+SLOW = {"unforge methods --counts"}
 RUN = "sparsevit/catnet/srm_lff/s0"
 
 
@@ -138,7 +139,7 @@ def stage_names(root: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", [pytest.param(c, marks=[pytest.mark.slow] if c in SLOW else []) for c in COMMANDS])
 def test_command_works(clone: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     """Quick ones are run, in the order of the page; of long ones the parts they name are looked up."""
     words = shlex.split(line)
@@ -173,6 +174,21 @@ def test_command_works(clone: Path, monkeypatch: pytest.MonkeyPatch, line: str) 
             pytest.fail(f"README.md has a command that nothing checks: {line}")
 
 
+def test_a_set_of_your_own_is_a_test_set(clone: Path) -> None:
+    """Once it was added, a table may name it, without code."""
+    path = clone / "papers" / "sparsevit" / "table_6.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert run(clone, f"unforge data add mine {clone.parent}/mine").returncode == 0
+    path.write_text(text.replace("testset: coverage,", "testset: mine,"), encoding="utf-8")
+    try:
+        written = run(clone, "unforge catalogue")
+        assert written.returncode == 0, written.stderr
+        stage = yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["ingest-mine"]
+        assert {"data/raw/mine/SOURCE.json", "src/unforge/datasets/generic.py"} <= set(stage["deps"])
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
 def test_inspect_wrote_what_the_page_says(clone: Path) -> None:
     line = next(line for line in COMMANDS if line.startswith("unforge inspect"))
     done = run(clone, line)
@@ -201,12 +217,11 @@ def test_catalogue_checks_and_writes_the_block(clone: Path) -> None:
 
 
 def test_paths_of_the_tree_exist() -> None:
-    tree = next(block for block in re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL) if "cli.py" in block)
-    names = []
+    tree = next(text for kind, text in FENCES if not kind and "cli.py" in text)
+    names: list[str] = []
     for line in tree.splitlines():
-        indented = line.startswith("  ")
-        for name in re.findall(r"[\w/<>]+(?:/|\.py|\.yaml)(?=\s)", re.sub(r"  [a-z].*? {3}", "   ", line + " ")):
-            names.append(f"src/unforge/{name}" if indented else name)
+        listed = re.findall(r"(?:^|(?<= ))[\w/<>]+(?:/|\.py|\.yaml)(?= )", line)
+        names += [f"src/unforge/{name}" if line.startswith("  ") else name for name in listed]
     assert len(names) > 25
     artefacts = {"data/", "models/", "reports/"}
     missing = [n for n in names if "<" not in n and n not in artefacts and not (ROOT / n).exists()]

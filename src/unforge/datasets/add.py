@@ -64,6 +64,12 @@ class Report:
             lines.append(f"{len(self.missing)} files of the official set are not there: {_some(self.missing)}")
         return tuple(lines)
 
+    def summary(self) -> dict[str, Any]:
+        """The same for programs: numbers by status and by kind, and what differs."""
+        totals = {status: self.total(status) for status in ("ok", "flagged", "rejected")}
+        differences = {"problems": self.problems, "missing": self.missing, "unused": self.unused}
+        return {"dataset": self.dataset, "module": self.module, **totals, "counts": self.counts, **differences}
+
     def table(self) -> pa.Table:
         """The rows, sorted, as a table with the columns of `shards.ROWS` (`--rows`)."""
         import pyarrow as pa

@@ -138,7 +138,7 @@ class TruncatedStem(nn.Module):
 
     Nine maps in (-1,1); residuals are scaled to `limit` grey levels before tanh. Each filter sums to 0 at every
     step (its mean is subtracted): with 0.01 of the grey level in it, tanh would be saturated everywhere.
-    Source: not of the paper; facts/small_scale.md, section 1 (without truncation strong edges drown the traces).
+    Not of the paper. Without truncation strong edges drown the traces, and nothing is learnt in hundreds of steps.
     """
 
     maps = 9

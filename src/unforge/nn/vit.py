@@ -22,7 +22,7 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` (B,H,W,C)."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if x.shape[1:3] != weight.shape[2:]:
             weight = F.interpolate(weight, size=tuple(x.shape[1:3]), mode="bicubic", align_corners=False)
         return x + weight.permute(0, 2, 3, 1)

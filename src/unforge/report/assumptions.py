@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = ("methods", "forgeries", "datasets")
+FOLDERS = ("methods", "nn", "forgeries", "perturbations", "datasets", "metrics", "train", "backbones")
 _MARK = re.compile(r"ASSUMPTION\(paper\):\s*(?P<text>.*)")
 _CLOSING = re.compile(r'("""|\'\'\')\s*$')
 

@@ -3,7 +3,7 @@
 An operation is `f(image, mask, rng, size) -> (image, mask)` with `image` (H, W, 3) uint8 RGB, `mask` (H, W)
 bool, `size` the side of a training image in pixels. It changes neither argument, draws from `rng` only, and
 the same draws give the same pixels. Probabilities and ranges are those of the released SparseViT training
-code (facts/localization.md 3.1) unless the docstring says otherwise.
+code unless the docstring says otherwise.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def prepare(machine: Machine) -> torch.device:
         raise ValueError(f"the profile asks for device {machine.device!r}, but torch {torch.__version__} sees no GPU")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(machine.threads)
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    # use_deterministic_algorithms would do the same after a second of importing the compiler
+    torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     return device

@@ -22,7 +22,7 @@ def members(profile: str, protocol: str, split: str) -> list[Member]:
     weights = datasets.load(protocol).MEMBERS
     path = paths.protocol(profile, protocol) / "members.parquet"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: `dvc repro` makes it, `unforge share pull` fetches it")
+        raise FileNotFoundError(f"{path} is not there: `dvc repro` makes it, `dvc pull` fetches it")
     listed: dict[str, list[str]] = {}
     for row in pq.read_table(path).to_pylist():
         if row["split"] == split:

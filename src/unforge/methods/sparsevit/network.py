@@ -49,7 +49,7 @@ class SparseViT(nn.Module):
         super().__init__()
         self.config = config
         self.encoder_net, width, strides = _backbone(config)
-        channels = self.encoder_net.channels
+        channels: list[int] = self.encoder_net.channels  # type: ignore[assignment]
         if config.backbone != "uniformer" and config.head != "single":
             raise ValueError(f"head {config.head!r} fuses several maps, and {config.backbone!r} has one: use 'single'")
         self.lmu = HEADS[config.head](channels, config.fusion_width, config.fusion_scale)
@@ -158,14 +158,13 @@ class SparseViT(nn.Module):
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two groups: matrices and filters with `weight_decay`; biases, norms, layer scales, fusion vectors and
         learnt positions without. Source: released code (timm's rule: one dimension, or bias)."""
-        decayed, free = [], []
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                (
-                    free
-                    if parameter.ndim <= 1 or (name.endswith("pos_embed.weight") and parameter.shape[0] == 1)
-                    else decayed
-                ).append(parameter)
+            if not parameter.requires_grad:
+                continue
+            position = name.endswith("pos_embed.weight") and parameter.shape[0] == 1
+            (free if parameter.ndim <= 1 or position else decayed).append(parameter)
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
