@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--into", type=Path, help="keep the clone here (must not exist); default: a temporary one")
     options = parser.parse_args()
     root = Path.cwd()
+    signal.signal(signal.SIGTERM, walk.interrupt)
     with tempfile.TemporaryDirectory() as temporary:
         into = options.into or Path(temporary) / "clone"
         clone(root, into, options.profile)

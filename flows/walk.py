@@ -252,6 +252,11 @@ def walk(
     return result
 
 
+def interrupt(*_: object) -> None:
+    """Signal handler: end as if by Ctrl-C, with every stage that runs."""
+    raise KeyboardInterrupt
+
+
 def _tail(log: Path, status: int, lines: int = 15) -> str:
     text = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
     return "\n".join([f"exit status {status}, log: {log}", *text[-lines:]])
@@ -264,6 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--canonical", action="store_true", help="only sort the dvc.lock files")
     options = parser.parse_args(arguments)
     root = Path.cwd()
+    signal.signal(signal.SIGTERM, interrupt)
     if options.canonical:
         canonical_locks(root)
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -95,10 +96,13 @@ def digest(value: Any) -> str:
 def writing(target: Path) -> Iterator[Path]:
     """A temporary directory beside `target` that becomes `target` when the block ends without error.
 
-    Killed at any point, nothing that looks finished is left.
+    Killed at any point, nothing that looks finished is left, and the next to write `target` clears the rest.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
+        if (pid := left.name.rsplit(".", 2)[1]).isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}.", dir=target.parent))
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -109,6 +113,16 @@ def writing(target: Path) -> Iterator[Path]:
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

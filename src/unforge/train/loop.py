@@ -107,6 +107,8 @@ def fit(
         if average:
             average.load_state_dict(saved["average"])
         run = _Run(**saved["run"])
+        if world.first:
+            print(f"{name}: continues from step {run.step} of {steps}", flush=True)
     resumed = run.step
     trainable = [p for group in optimise.param_groups for p in group["params"]]
     loss = _wrapped(model, world)
@@ -130,8 +132,7 @@ def fit(
         if recipe.clip is not None:
             scaler.unscale_(optimise)
             run.add({"gradient_norm": nn.utils.clip_grad_norm_(trainable, recipe.clip)}, 1)
-        scaler.step(optimise)
-        scaler.update()
+        optimiser.step(optimise, scaler)
         optimise.zero_grad(set_to_none=True)
         if average:
             average.update(step)

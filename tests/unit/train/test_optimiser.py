@@ -81,3 +81,22 @@ def test_average_is_applied_and_taken_away_again() -> None:
 def test_average_refuses_a_decay_outside_0_to_1(decay: float) -> None:
     with pytest.raises(ValueError, match="ema"):
         optimiser.Average(fakes.Tiny(), decay)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_a_step_is_torchs_own_step(kind: str) -> None:
+    recipe = replace(fakes.RECIPE, optimiser=kind)
+    start, gradient = torch.randn(5, 3), torch.randn(5, 3)
+    found = []
+    for ours in (True, False):
+        weight = torch.nn.Parameter(start.clone())
+        optimise = optimiser.build(recipe, [{"params": [weight], "weight_decay": 0.1}])
+        for _ in range(3):
+            weight.grad = gradient.clone()
+            if ours:
+                optimiser.step(optimise, torch.amp.GradScaler("cpu", enabled=False))
+            else:
+                optimise.step()
+        found.append(weight.detach())
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], start)

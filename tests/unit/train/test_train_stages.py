@@ -53,13 +53,21 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[profile
     for name, split in [*((member, None) for member in MEMBERS), ("casia1", "test"), ("photos", "pretrain")]:
         shards.write(paths.shards("tiny", name), _samples(name, split), name=name, data="stand_in", version="1")
         rows += (
-            [{"dataset": name, "key": s.key, "split": s.split} for s in _samples(name, split)] if split is None else []
+            [
+                {"dataset": name, "member": MEMBER.get(name, name), "key": s.key, "split": s.split}
+                for s in _samples(name, split)
+            ]
+            if split is None
+            else []
         )
     members = paths.protocol("tiny", "catnet") / "members.parquet"
     members.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), members)
     yield profiles.load("tiny")
     torch.use_deterministic_algorithms(False)
+
+
+MEMBER = {"tampcoco": "tampcoco/cm"}
 
 
 def _script(name: str) -> ModuleType:

@@ -165,7 +165,7 @@ SMALL = replace(
     input_size=None,
     recipe=RECIPES["small"],
 )
-"""About 40,000 parameters on grids of 1/2, 1/4, 1/8 and 1/16. Chosen on the training photographs' own validation split."""
+"""About 40,000 parameters on grids of 1/2, 1/4, 1/8 and 1/16; chosen on the validation photographs of the pool."""
 
 
 def _variants() -> dict[str, Config]:
