@@ -11,20 +11,18 @@ from unforge.datasets import ingest
 
 
 def stage(name: str, profile: profiles.Profile) -> None:
-    target, seed = paths.shards(profile.name, name), profile.seed
+    target = paths.shards(profile.name, name)
     if name == "photos":
         pool = datasets.load(name)
-        shards.write(target, pool.photographs(), name=name, data="real", version=pool.VERSION)
-        return
+        return shards.write(target, pool.photographs(), name=name, data="real", version=pool.VERSION)
     source = paths.read_json(paths.raw(name) / "SOURCE.json")
     module, scale = datasets.load(source.get("module", name)), profile.scale("ingest", name)
     if source["source"] != "real":
-        stand_in(name, module, profile, scale["images"], scale["size"])
-        return
+        return stand_in(name, module, profile, scale["images"], scale["size"])
     rows: list[dict[str, Any]] = []
     shards.write(
-        target, ingest.samples(paths.raw(name), rows, limit=scale["images"], seed=seed), name=name, data="real",
-        version=module.VERSION, redistribute=module.CARD.redistribute, rejects=ingest.rejects(rows), seed=seed,
+        target, ingest.samples(paths.raw(name), rows, limit=scale["images"], seed=profile.seed), name=name, data="real",
+        version=module.VERSION, redistribute=module.CARD.redistribute, rejects=ingest.rejects(rows), seed=profile.seed,
         config={"limit": scale["images"]}, inputs={"source": paths.sha256(paths.raw(name) / "SOURCE.json")},
     )  # fmt: skip
 

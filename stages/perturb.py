@@ -51,14 +51,10 @@ if __name__ == "__main__":
             name = perturbations.name(arguments.testset, arguments.family, level)
             shards.write(
                 paths.shards(profile.name, name),
-                samples(origin, sorted(keys[:limit]), arguments.family, level, profile.seed),
-                name=name,
-                data=origin.data,
+                samples(origin, sorted(keys[:limit]), arguments.family, level, profile.seed), name=name,
                 version=f"{origin.version}/{perturbations.load(arguments.family).VERSION}",
-                redistribute=origin.redistribute,
-                config={"family": arguments.family, "level": level, "images": limit},
-                seed=profile.seed,
-                inputs={arguments.testset: origin.digest},
-            )
+                data=origin.data, redistribute=origin.redistribute, inputs={arguments.testset: origin.digest},
+                config={"family": arguments.family, "level": level, "images": limit}, seed=profile.seed,
+            )  # fmt: skip
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"perturb {arguments.testset}: {error}")

@@ -47,6 +47,8 @@ class Printed:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
+    """One rule broken by one printed number."""
+
     at: Printed
     rule: str
     detail: str

@@ -403,5 +403,6 @@ def check() -> list[Path]:
 
 
 def stale(path: Path, text: str) -> bool:
+    """Whether the file is not there or has another text."""
     file = paths.root() / path
     return not file.is_file() or file.read_text(encoding="utf-8") != text

@@ -36,7 +36,9 @@ def user_errors(command: Callable[P, None]) -> Callable[P, None]:
     def guarded(*arguments: P.args, **options: P.kwargs) -> None:
         try:
             command(*arguments, **options)
-        except (ValueError, FileNotFoundError) as error:
+        except BrokenPipeError:  # `unforge cells | head`
+            raise
+        except (ValueError, OSError) as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
 
@@ -56,6 +58,13 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _check_paper(name: str | None) -> None:
+    from unforge import specs
+
+    if name is not None and name not in specs.papers():
+        raise ValueError(f"no paper {name!r}: there are {', '.join(specs.papers())}")
 
 
 def echo_json(value: Any) -> None:
@@ -78,9 +87,8 @@ def tables(paper: str | None, profile: str | None, as_json: bool) -> None:
     from unforge import profiles
     from unforge import tables as library
 
+    _check_paper(paper)
     rows = [r for r in library.status_summary(profiles.load(profile)) if paper in (None, r["paper"])]
-    if paper and not rows:
-        raise ValueError(f"no paper {paper!r}")
     if as_json:
         echo_json(rows)
     else:
@@ -149,9 +157,10 @@ def data() -> None:
 @user_errors
 def data_list(as_json: bool) -> None:
     """Every dataset: real, stand-in or absent; counts and licence."""
+    from unforge import paths
     from unforge.datasets import add
 
-    rows = add.list_()
+    rows = add.list_(paths.root())
     if as_json:
         echo_json(rows)
     else:
@@ -188,11 +197,12 @@ def data_add(dataset: str, source: str, rows: Path | None) -> None:
     DATASET is one of `unforge data list`, or a new name for your own images and masks: `images/` and `masks/`
     paired by stem, or a CSV with the columns image,mask.
     """
-    from unforge import shards
+    from unforge import paths, shards
     from unforge.datasets import add
 
+    root = paths.root()
     with _progress("files") as progress:
-        report = add.add(dataset, source, progress=progress)
+        report = add.add(dataset, source, root, progress=progress)
     if rows:
         shards.write_rows(rows, report.rows)
     click.echo(report.text())
@@ -307,10 +317,8 @@ def _tables_at(revision: str | None, profile: str) -> Any:
 def audit(paper: str | None, as_json: bool) -> None:
     """What the papers' own tables violate: bounds, averages, contradictions."""
     from unforge import audit as library
-    from unforge import specs
 
-    if paper and paper not in specs.papers():
-        raise ValueError(f"no paper {paper!r}: there are {', '.join(specs.papers())}")
+    _check_paper(paper)
     rows = [f for f in library.audit().to_pylist() if paper in (None, f["paper"])]
     if as_json:
         echo_json(rows)

@@ -62,8 +62,8 @@ def load(name: str | None = None) -> Profile:
     active = params()
     name = name or str(active["profile"])
     path = paths.root() / "profiles" / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    known = sorted(file.stem for file in (paths.root() / "profiles").glob("*.yaml"))
+    if name not in known:
         raise ValueError(f"no profile {name!r}: there are {', '.join(known)}")
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     return Profile(

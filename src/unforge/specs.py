@@ -21,6 +21,8 @@ from unforge import paths
 
 
 class Spec(BaseModel):
+    """Strict and frozen: an unknown key is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -85,6 +87,8 @@ class Paper(Spec):
 
 
 class Column(Spec):
+    """One column of a table: a metric and where it is measured, or a count."""
+
     label: str
     metric: str
     """Module-level name of `unforge.metrics` (`pixel_f1@0.5`), or one of `COUNTS`."""
@@ -119,6 +123,8 @@ class Column(Spec):
 
 
 class Row(Spec):
+    """One row of a table, as printed and as measured."""
+
     id: str
     label: str
     """As printed."""
@@ -136,6 +142,8 @@ class Row(Spec):
 
 
 class Table(Spec):
+    """`table_N.yaml`."""
+
     caption: str
     place: str
     """Where the paper prints it."""
@@ -203,6 +211,8 @@ class Panel(Spec):
 
 
 class Figure(Spec):
+    """`figure_N.yaml`: curves over the levels of perturbations."""
+
     caption: str
     place: str
     protocol: str

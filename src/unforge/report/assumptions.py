@@ -13,6 +13,8 @@ _CLOSING = re.compile(r'("""|\'\'\')\s*$')
 
 @dataclass(frozen=True, kw_only=True)
 class Assumption:
+    """A value that a paper does not give, as its `ASSUMPTION(paper):` comment says."""
+
     file: str
     """Relative to the package: `methods/sparsevit.py`."""
     line: int

@@ -102,6 +102,8 @@ PLATES: dict[str, tuple[Plate, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
+    """One tile of the gallery."""
+
     label: str
     uri: str
     """Data URI; empty when there is nothing to show."""

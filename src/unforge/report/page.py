@@ -34,6 +34,8 @@ VERDICTS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
+    """One number of a table, ready to be shown."""
+
     column: str
     measured: str = ""
     interval: str = ""
@@ -50,6 +52,8 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
+    """One row of a table."""
+
     id: str
     label: str
     origin: str
@@ -60,6 +64,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
+    """Rows that belong together."""
+
     name: str
     """Empty: rows of the paper's own."""
     rows: list[Row]
@@ -67,6 +73,8 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
+    """Head of a column."""
+
     id: str
     label: str
     metric: str
@@ -78,6 +86,8 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
+    """A table with its cells, notes and state."""
+
     id: str
     name: str
     caption: str
@@ -97,6 +107,8 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
+    """A figure: its drawing, and its points as text."""
+
     id: str
     name: str
     caption: str
@@ -112,6 +124,8 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
+    """A claim with its verdict."""
+
     id: str
     text: str
     quote: str
@@ -130,6 +144,8 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
+    """A section of the page."""
+
     id: str
     title: str
     citation: str

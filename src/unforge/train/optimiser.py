@@ -74,6 +74,7 @@ class Average:
         self.values = [p.detach().clone() for p in self.parameters]
 
     def update(self, step: int) -> None:
+        """Move towards the model's weights after `step` (counted from 0); slow only once training is under way."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
 

@@ -82,7 +82,8 @@ class Config:
     """Class of `unforge.nn.extractors` whose maps join the backbone's tokens. `stem` is ours: its maps take the
     place of the RGB image."""
     extractor_overlap: bool = False
-    """Overlapping convolutions from the extractor's maps to tokens (`nn.extractors.LocalPath`)."""
+    """Overlapping convolutions from the image and the extractor's maps, side by side, to the first tokens
+    (`nn.extractors.LocalPath`), in place of the sum of two patch embeddings."""
 
     dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (5, 8, 20, 7)

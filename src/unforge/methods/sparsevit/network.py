@@ -55,15 +55,19 @@ class SparseViT(nn.Module):
         self.lmu = HEADS[config.head](channels, config.fusion_width, config.fusion_scale)
         if config.backbone == "uniformer" and config.head == "single":
             self.encoder_net.norm3.requires_grad_(False)
+        self.beside = False
+        """Whether the local path sees the image beside the extractor's maps, and so makes the first tokens alone."""
         self.extractor: nn.Module | None = None
         self.local_path: nn.Module | None = None
         self.global_path: nn.Module | None = None
         if config.extractor:
             self.extractor = EXTRACTORS[config.extractor]()
-            self.local_path = LocalPath(self.extractor.maps, width, strides, config.extractor_overlap)
-            if config.extractor == "stem":
+            self.beside = config.extractor_overlap and config.extractor != "stem"
+            maps = self.extractor.maps + (3 if self.beside else 0)
+            self.local_path = LocalPath(maps, width, strides, config.extractor_overlap)
+            if self.beside or config.extractor == "stem":
                 self.encoder_net.without_image()
-            else:
+            if config.extractor != "stem":
                 self.global_path = GlobalPath(channels[-1], config.context_grid)
         self.register_buffer("mean", torch.tensor(MEAN, device="cpu").view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD, device="cpu").view(1, 3, 1, 1), persistent=False)
@@ -76,16 +80,16 @@ class SparseViT(nn.Module):
         return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
 
     def paths(self, image: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Normalised image (None behind a stem), and what the extractor gives to the first and the last stage's
-        tokens (or None)."""
-        if self.config.extractor == "stem" and self.extractor is not None and self.local_path is not None:
-            return None, self.local_path(self.extractor(image)), None
+        """Normalised image (None where the local path alone makes the first tokens), and what the extractor gives
+        to the first and the last stage's tokens (or None)."""
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         if self.extractor is None or self.local_path is None:
             return normalised, None, None
         maps = self.extractor(image)
         late = None if self.global_path is None else self.global_path(maps)
-        return normalised, self.local_path(maps), late
+        if self.beside:
+            return None, self.local_path(torch.cat([normalised, maps], dim=1)), late
+        return None if self.config.extractor == "stem" else normalised, self.local_path(maps), late
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """The backbone's maps as (B,C,h,w), named as in the released code: `third1`..., `third`, `last1`, `last`.
