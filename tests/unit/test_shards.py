@@ -221,7 +221,7 @@ def test_a_changed_byte_is_found(tmp_path: Path) -> None:
 
 
 def test_a_missing_set_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing is not there: `dvc repro` makes it, `dvc pull .*share pull"):
+    with pytest.raises(FileNotFoundError, match=r"is not there: `dvc repro` makes it, `dvc pull .*` fetches it"):
         shards.ShardSet(tmp_path / "nothing")
 
 
