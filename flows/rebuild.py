@@ -84,9 +84,9 @@ def main() -> int:
         if old.read_bytes() == new.read_bytes():
             print(f"{name}: byte for byte the committed table")
             return 0
-        from unforge import tables
+        from unforge import cells
 
-        moved = tables.diff(pq.read_table(old), pq.read_table(new), options.tolerance)
+        moved = cells.diff(pq.read_table(old), pq.read_table(new), options.tolerance)
         for row in moved.to_pylist():
             print(row, file=sys.stderr)
         print(f"{name}: {moved.num_rows} cells differ by more than {options.tolerance}")

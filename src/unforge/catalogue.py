@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from unforge import datasets, paths, perturbations, profiles, specs, tables
+from unforge import datasets, paths, perturbations, profiles, specs
+from unforge import demand as demands
 
 HEADER = "# Written by `unforge catalogue`: change papers/, profiles/ or the code instead.\n"
 
@@ -121,7 +122,7 @@ def is_real(dataset: str) -> bool:
     return bool(paths.read_json(paths.root() / paths.raw(dataset) / "SOURCE.json")["source"] == "real")
 
 
-def obtainable(demand: tables.Demand, profile: profiles.Profile) -> tables.Demand:
+def obtainable(demand: demands.Demand, profile: profiles.Profile) -> demands.Demand:
     """What can be built: all of it with stand-ins, else what needs only data that were added.
 
     Cells of the rest are `unavailable`; `unforge data add` and `unforge catalogue` bring their stages.
@@ -131,7 +132,7 @@ def obtainable(demand: tables.Demand, profile: profiles.Profile) -> tables.Deman
     testsets = frozenset(t for t in demand.testsets if is_real(t))
     protocols = frozenset(p for p in demand.protocols if all(map(is_real, _members(p))))
     runs = {
-        name: replace(run, testsets=tuple(t for t in run.testsets if tables.base(t) in testsets))
+        name: replace(run, testsets=tuple(t for t in run.testsets if demands.base(t) in testsets))
         for name, run in demand.runs.items()
         if not run.protocol or run.protocol in protocols
     }
@@ -153,7 +154,7 @@ def _slug(name: str) -> str:
     return name.replace("/", "-")
 
 
-def shared_stages(profile: profiles.Profile, demand: tables.Demand) -> list[Stage]:
+def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Stage]:
     """Data, backbones, perturbations, baselines, counts; and claims, audit and report over all papers."""
     name = profile.name
     stages = _pool(name) if profile.stand_ins else []
@@ -292,7 +293,7 @@ def _ingest(profile: profiles.Profile, dataset: str) -> Stage:
     )
 
 
-def run_stages(profile: profiles.Profile, run_name: str, run: tables.Run) -> list[Stage]:
+def run_stages(profile: profiles.Profile, run_name: str, run: demands.Run) -> list[Stage]:
     """Train one run and score it on every test set that anything asks of it."""
     name = profile.name
     method = f"unforge.methods.{run.method}"
@@ -328,7 +329,7 @@ def run_stages(profile: profiles.Profile, run_name: str, run: tables.Run) -> lis
     ]
 
 
-def paper_stages(profile: profiles.Profile, paper: str, demand: tables.Demand) -> list[Stage]:
+def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) -> list[Stage]:
     """Runs, scores, tables and figures of one paper."""
     name = profile.name
     stages: list[Stage] = []
@@ -341,8 +342,8 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: tables.Demand) -
         *(("figure", entry, figure) for entry, figure in specs.figures(paper).items()),
     ]
     for script, entry, spec in entries:
-        runs = [run for run in tables.needs(paper, entry, profile) if run in demand.runs]
-        counts = tables.counts_needed(paper, entry)
+        runs = [run for run in demands.needs(paper, entry, profile) if run in demand.runs]
+        counts = demands.counts_needed(paper, entry)
         base = str(paths.table(name, f"{paper}.{entry}"))
         families = {panel.perturbation for panel in spec.panels} if isinstance(spec, specs.Figure) else set()
         used = [f"unforge.perturbations.{family}" for family in sorted(families)]
@@ -380,7 +381,7 @@ def render(stages: Iterable[Stage], profile: str, wdir: str | None) -> str:
 def files(profile: profiles.Profile | None = None) -> dict[Path, str]:
     """Path and text of every dvc.yaml, for the active profile."""
     profile = profile or profiles.load()
-    demand = obtainable(tables.demand(profile), profile)
+    demand = obtainable(demands.demand(profile), profile)
     texts = {Path("dvc.yaml"): render(shared_stages(profile, demand), profile.name, None)}
     for paper in specs.papers():
         texts[Path("papers") / paper / "dvc.yaml"] = render(paper_stages(profile, paper, demand), profile.name, "../..")

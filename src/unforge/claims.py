@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from unforge import metrics, paths, profiles, scores, specs, tables
+from unforge import demand, metrics, paths, profiles, scores, specs, tables
 
 VERDICTS = pa.schema(
     [
@@ -65,7 +65,7 @@ def build(profile: profiles.Profile) -> pa.Table:
     reader = tables.Reader(profile=profile)
     rows = []
     for paper in specs.papers():
-        known, number, spread = specs.tables(paper), tables.seeds(paper, profile), specs.seed_sd(paper)
+        known, number, spread = specs.tables(paper), demand.seeds(paper, profile), specs.seed_sd(paper)
         for claim_id, claim in specs.claims(paper).items():
             if known[claim.left.table].columns[claim.left.columns[0]].is_count:
                 found = _counted(claim, known, reader)

@@ -107,8 +107,8 @@ def cells(kind: str, output: Path | None, profile: str | None) -> None:
     import pyarrow.csv
     import pyarrow.parquet
 
+    from unforge import cells as library
     from unforge import profiles
-    from unforge import tables as library
 
     table = library.cells(profiles.load(profile))
     stream = io.BytesIO()
@@ -136,9 +136,9 @@ def methods(counts: bool, as_json: bool) -> None:
     from unforge import methods as library
 
     if counts:
-        from unforge import tables as table_library
+        from unforge import cells as cell_library
 
-        rows = table_library.printed_counts(library.all_counts())
+        rows = cell_library.printed_counts(library.all_counts())
     else:
         rows = [{"method": m, "variant": v or "full"} for m in library.names() for v in library.load_module(m).VARIANTS]
     if as_json:
@@ -268,7 +268,7 @@ def inspect(images: tuple[Path, ...], run_name: str, output: Path, profile: str 
 @user_errors
 def diff(old: str, new: str | None, tolerance: float, profile: str, as_json: bool) -> None:
     """Cells that moved between two git revisions (NEW: default the work tree). Status 1 when any did."""
-    from unforge import tables as library
+    from unforge import cells as library
 
     before, after = _tables_at(old, profile), _tables_at(new, profile)
     rows = library.diff(before, after, tolerance).to_pylist()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from unforge import claims, paths, profiles, tables
+from unforge import cells, claims, paths, profiles, tables
 
 FILE = Path("README.md")
 PROFILE = "small"
@@ -25,7 +25,7 @@ def block(profile: profiles.Profile) -> str:
     """Markdown: one line per table with its number of cells by status, and one per paper with its claims' verdicts."""
     names = ("paper", "table", "cells", *tables.STATUSES)
     lines = [_line(names), _line(["---"] * 2 + ["---:"] * (len(names) - 2))]
-    lines += [_line(str(row[name]) for name in names) for row in tables.status_summary(profile)]
+    lines += [_line(str(row[name]) for name in names) for row in cells.status_summary(profile)]
     path = paths.root() / "reports" / profile.name / "claims.parquet"
     if path.is_file():
         lines += ["", *_verdicts(path)]

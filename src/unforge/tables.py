@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unforge import metrics, paths, perturbations, profiles, scores, specs
+from unforge import demand, metrics, paths, profiles, scores, specs
 
 CELLS = pa.schema(
     [
@@ -75,187 +75,6 @@ STATUSES = ("match", "differs", "not_comparable", "cited", "not_run", "unavailab
 """From best to worst; an average has the worst of its parts."""
 
 MARKS = {"match": "✓", "differs": "≠", "not_comparable": "~", "cited": "cited", "not_run": "–", "unavailable": "×"}
-
-BASELINES = {"baseline_all": "all", "baseline_centre": "centre"}
-"""Variants of the method `constant`, scored on the same images as everything else."""
-
-
-# What the tables, figures and claims need
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training run and where it is scored. The constant baselines have no paper and no protocol."""
-
-    paper: str
-    protocol: str
-    method: str
-    variant: str
-    seed: int
-    testsets: tuple[str, ...]
-    """Sorted; a perturbed one is `casia1~jpeg70`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demand:
-    """Everything the papers ask for."""
-
-    runs: Mapping[str, Run]
-    counts: frozenset[str]
-    """Methods of which parameters and multiply-accumulates are wanted."""
-    perturbed: Mapping[tuple[str, str], tuple[int | float, ...]]
-    """Levels by (test set, family)."""
-    testsets: frozenset[str]
-    """Unperturbed."""
-    protocols: frozenset[str]
-
-
-def seeds(paper: str, profile: profiles.Profile) -> dict[tuple[str, str, str], int]:
-    """Seeds by (protocol, method, variant): the most that a claim naming one of its rows gives it.
-
-    The profile's `claims.max_seeds`, if there is one, is the upper limit. A variant that no claim names gets 1.
-    """
-    most = profile.values.get("claims", {}).get("max_seeds")
-    tables = specs.tables(paper)
-    found: dict[tuple[str, str, str], int] = {}
-    for claim in specs.claims(paper).values():
-        for side in (claim.left, claim.right):
-            table = tables[side.table]
-            row = specs.row(table, side.row)
-            if table.columns[side.columns[0]].is_count or row.method is None or table.protocol is None:
-                continue
-            number = claim.seeds if most is None else min(claim.seeds, int(most))
-            key = (table.protocol, row.method, row.variant)
-            found[key] = max(found.get(key, 1), number)
-    return found
-
-
-def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> Demand:
-    """What the tables, figures and claims of `papers` (default: all) ask for, at a profile's number of seeds.
-
-    ValueError when two methods would share the name of a run.
-    """
-    runs: dict[str, Run] = {}
-    counts: set[str] = set()
-    compared: set[str] = set()
-    for paper in specs.papers() if papers is None else papers:
-        number = seeds(paper, profile)
-        for want in _wants(paper):
-            counts |= {want.method} if want.counted else set()
-            compared |= {base(testset) for testset in want.testsets}
-            for seed in range(number.get((want.protocol, want.method, want.variant), 1) if want.testsets else 0):
-                name = specs.run_name(paper, want.protocol, want.variant, seed)
-                known = runs.get(name)
-                if known is not None and known.method != want.method:
-                    raise ValueError(f"run {name} is named by {known.method} and by {want.method}")
-                runs[name] = Run(
-                    paper=paper,
-                    protocol=want.protocol,
-                    method=want.method,
-                    variant=want.variant,
-                    seed=seed,
-                    testsets=tuple(sorted({*want.testsets, *(known.testsets if known else ())})),
-                )
-    if compared:
-        for variant in BASELINES.values():
-            runs[baseline_name(variant)] = Run(
-                paper="", protocol="", method="constant", variant=variant, seed=0, testsets=tuple(sorted(compared))
-            )
-    perturbed: dict[tuple[str, str], set[int | float]] = {}
-    for testset in {testset for run in runs.values() for testset in run.testsets if "~" in testset}:
-        origin, family, level = perturbations.parse(testset)
-        perturbed.setdefault((origin, family), set()).add(level)
-    return Demand(
-        runs=dict(sorted(runs.items())),
-        counts=frozenset(counts),
-        perturbed={key: tuple(sorted(levels)) for key, levels in sorted(perturbed.items())},
-        testsets=frozenset(compared),
-        protocols=frozenset(run.protocol for run in runs.values() if run.protocol),
-    )
-
-
-def needs(paper: str, entry: str, profile: profiles.Profile) -> list[str]:
-    """Names of the runs whose scores a table or figure (`table_2`, `figure_6`) reads, baselines included."""
-    number = seeds(paper, profile)
-    found = [
-        specs.run_name(paper, want.protocol, want.variant, seed)
-        for want in _wants(paper)
-        if want.entry == entry and want.testsets
-        for seed in range(number.get((want.protocol, want.method, want.variant), 1))
-    ]
-    return sorted({*found, *(baseline_name(variant) for variant in BASELINES.values())}) if found else []
-
-
-def counts_needed(paper: str, entry: str) -> list[str]:
-    """Methods whose counts a table reads."""
-    return sorted({want.method for want in _wants(paper) if want.entry == entry and want.counted})
-
-
-def baseline_name(variant: str) -> str:
-    """`constant/all`: the run name of a constant baseline."""
-    return f"constant/{variant}"
-
-
-def base(testset: str) -> str:
-    """The unperturbed set of a test set."""
-    return testset.partition("~")[0]
-
-
-def levels(panel: specs.Panel) -> list[tuple[float, str]]:
-    """Points of a figure's panel: level and test set, the unperturbed one first."""
-    clean = [] if panel.clean is None else [(panel.clean, panel.testset)]
-    module = perturbations.load(panel.perturbation)
-    return clean + [
-        (float(level), perturbations.name(panel.testset, panel.perturbation, level)) for level in module.LEVELS
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Want:
-    """One row of a table, or one series of a figure, as demand."""
-
-    entry: str
-    protocol: str
-    method: str
-    variant: str
-    testsets: tuple[str, ...]
-    counted: bool
-
-
-def _wants(paper: str) -> list[_Want]:
-    found = []
-    for name, table in specs.tables(paper).items():
-        testsets = {testset for column in table.columns for testset in table.testsets(column)}
-        counted = any(column.is_count for column in table.columns.values())
-        for row in table.rows:
-            if row.method is not None:
-                found.append(
-                    _Want(
-                        entry=name,
-                        protocol=table.protocol or "",
-                        method=row.method,
-                        variant=row.variant,
-                        testsets=tuple(sorted(testsets)),
-                        counted=counted,
-                    )
-                )
-    for name, figure in specs.figures(paper).items():
-        testsets = {testset for panel in figure.panels for _, testset in levels(panel)}
-        for series in figure.series:
-            found.append(
-                _Want(
-                    entry=name,
-                    protocol=figure.protocol,
-                    method=series.method,
-                    variant=series.variant,
-                    testsets=tuple(sorted(testsets)),
-                    counted=False,
-                )
-            )
-    return found
-
-
-# Cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,11 +146,11 @@ def build(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
     """Cells of one table, from the score and count files that are there."""
     table = _table(paper, name)
     reader = Reader(profile=profile)
-    number = seeds(paper, profile)
+    number = demand.seeds(paper, profile)
     cells = []
     for row in table.rows:
         values = _row_values(paper, table, row, number, reader)
-        cells += [_cell(paper, name, table, row, column, values[column]) for column in table.columns]
+        cells += [cell(paper, name, table, row, column, values[column]) for column in table.columns]
     return pa.Table.from_pylist(cells, schema=_with_meta(CELLS, paper, name, profile, reader))
 
 
@@ -342,10 +161,10 @@ def build_figure(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
         raise ValueError(f"{paper} has no figure{specs.near(name, figures)}")
     figure = figures[name]
     reader = Reader(profile=profile)
-    number = seeds(paper, profile)
+    number = demand.seeds(paper, profile)
     points = []
     for panel in figure.panels:
-        stops = levels(panel)
+        stops = demand.levels(panel)
         for series in figure.series:
             most = number.get((figure.protocol, series.method, series.variant), 1)
             rows = reader.run_rows(paper, figure.protocol, series.variant, most, [testset for _, testset in stops])
@@ -426,7 +245,7 @@ def _metric_value(metric: str, protocol: str, rows: Mapping[str, list[pa.Table]]
     parts = []
     for testset, per_seed in rows.items():
         if not per_seed or not per_seed[0].num_rows:
-            parts.append(_missing(profile, protocol, testset))
+            parts.append(missing(profile, protocol, testset))
             continue
         about = [scores.metadata(table) for table in per_seed]
         data = sorted({value for table in per_seed for value in table["data"].unique().to_pylist()})
@@ -449,7 +268,7 @@ def _metric_value(metric: str, protocol: str, rows: Mapping[str, list[pa.Table]]
     if estimate.value is None:
         return Value(note=f"no image counts for {metric}")
     known = {part.data for part in parts}
-    baselines = {name: _baseline(metric, variant, rows, reader) for name, variant in BASELINES.items()}
+    baselines = {name: _baseline(metric, variant, rows, reader) for name, variant in demand.BASELINES.items()}
     return Value(
         measured=estimate.value,
         ci_low=estimate.ci_low,
@@ -473,7 +292,7 @@ def _baseline(metric: str, variant: str, rows: Mapping[str, list[pa.Table]], rea
     """
     found = []
     for testset, per_seed in rows.items():
-        table = reader.rows(baseline_name(variant), base(testset))
+        table = reader.rows(demand.baseline_name(variant), demand.base(testset))
         keys = set(per_seed[0]["key"].to_pylist())
         kept = None if table is None else _keep(table, keys)
         if kept is None or kept.num_rows < len(keys):
@@ -483,9 +302,9 @@ def _baseline(metric: str, variant: str, rows: Mapping[str, list[pa.Table]], rea
     return sum(known) / len(known) if known and len(known) == len(found) else None
 
 
-def _missing(profile: profiles.Profile, protocol: str, testset: str) -> Value:
+def missing(profile: profiles.Profile, protocol: str, testset: str) -> Value:
     """`unavailable` when the profile wants a real set that was not added, else `not_run`."""
-    wanted = [base(testset), *(member.partition("/")[0] for member in _members(protocol))]
+    wanted = [demand.base(testset), *(member.partition("/")[0] for member in _members(protocol))]
     absent = [name for name in dict.fromkeys(wanted) if not profile.stand_ins and not _is_real(name)]
     if absent:
         return Value(status="unavailable", note="; ".join(f"{n}: `unforge data add {n} PATH`" for n in absent))
@@ -524,7 +343,7 @@ def _keep(table: pa.Table, keys: Iterable[str]) -> pa.Table:
     return table.filter(pc.is_in(table["key"], value_set=pa.array(sorted(keys), type=pa.string())))
 
 
-def _cell(paper: str, name: str, table: specs.Table, row: specs.Row, column: str, value: Value) -> dict[str, Any]:
+def cell(paper: str, name: str, table: specs.Table, row: specs.Row, column: str, value: Value) -> dict[str, Any]:
     spec = table.columns[column]
     printed = dict(zip(table.columns, row.printed, strict=True)).get(column) if row.printed else None
     return {
@@ -598,7 +417,7 @@ def markdown(table: pa.Table) -> str:
         for row in spec.rows:
             if row.block == block:
                 lines.append(_line([escape(row.label), *(_shown(by_row[row.id][name]) for name in spec.columns)]))
-        for name, variant in BASELINES.items():
+        for name, variant in demand.BASELINES.items():
             values = [_same(cells, column, name, block) for column in spec.columns]
             if any(values):
                 label = {"all": "all manipulated", "centre": "centre prior"}[variant]
@@ -650,123 +469,3 @@ def _line(parts: Iterable[str]) -> str:
 def escape(text: str) -> str:
     """Text as one cell of a Markdown table."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-
-
-# Reading back
-
-
-def cells(profile: profiles.Profile) -> pa.Table:
-    """Every cell of every table: every printed number and every added row. Needs only what is in git.
-
-    A cell comes from the built table when that has it as the YAML has it now; otherwise it is `not_run`.
-    """
-    found = []
-    for paper in specs.papers():
-        for name, table in specs.tables(paper).items():
-            path = paths.root() / f"{paths.table(profile.name, f'{paper}.{name}')}.parquet"
-            built = {(c["row"], c["column"]): c for c in pq.read_table(path).to_pylist()} if path.is_file() else {}
-            for row in table.rows:
-                for column in table.columns:
-                    cell = _cell(paper, name, table, row, column, _unmeasured(profile, table, row, column))
-                    known = built.get((row.id, column))
-                    if known is not None and all(known[key] == cell[key] for key in _FIXED):
-                        cell = {**known, "row_label": cell["row_label"], "column_label": cell["column_label"]}
-                    elif built and row.method is not None:
-                        cell["note"] = "the table was built from another YAML"
-                    found.append(cell)
-    return pa.Table.from_pylist(found, schema=CELLS)
-
-
-_FIXED = ("metric", "printed", "testset", "line", "method", "variant", "protocol", "block")
-
-
-def _unmeasured(profile: profiles.Profile, table: specs.Table, row: specs.Row, column: str) -> Value:
-    if row.method is None:
-        return Value(status="cited")
-    if table.columns[column].is_count:
-        return Value()
-    parts = [_missing(profile, table.protocol or "", testset) for testset in table.testsets(column)]
-    return max(parts, key=lambda part: STATUSES.index(part.status))
-
-
-def status_summary(profile: profiles.Profile) -> list[dict[str, Any]]:
-    """One row per table: paper, table, number of cells, and how many have each status."""
-    counted: dict[tuple[str, str], Counter[str]] = {}
-    for cell in cells(profile).select(["paper", "table", "status"]).to_pylist():
-        counted.setdefault((cell["paper"], cell["table"]), Counter())[cell["status"]] += 1
-    return [
-        {"paper": paper, "table": table, "cells": count.total(), **{status: count[status] for status in STATUSES}}
-        for (paper, table), count in counted.items()
-    ]
-
-
-def printed_counts(counts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Counts (method, variant, part, input_size, params, macs) beside what the papers print of them.
-
-    `printed_params` and `printed_macs` are the paper's strings, a ratio as `0.83 x dense`; null where none is printed.
-    """
-    printed: dict[tuple[str, str, str, str], str] = {}
-    for paper in specs.papers():
-        for table in specs.tables(paper).values():
-            for row in table.rows:
-                for column, text in zip(table.columns.values(), row.printed, strict=False):
-                    if row.method is None or not column.is_count or text is None:
-                        continue
-                    what = column.metric.removesuffix("_ratio")
-                    key = (row.method, row.variant, column.part, what)
-                    if column.relative_to is None:
-                        printed[key] = text
-                    else:
-                        printed.setdefault(key, f"{text} x {column.relative_to or 'full'}")
-    return [
-        {
-            **{name: count[name] for name in ("method", "variant", "part", "input_size", "params", "macs")},
-            "printed_params": printed.get((count["method"], count["variant"], count["part"], "params")),
-            "printed_macs": printed.get((count["method"], count["variant"], count["part"], "macs")),
-        }
-        for count in counts
-    ]
-
-
-MOVED = pa.schema(
-    [
-        *[pa.field(name, pa.string(), nullable=False) for name in ("paper", "table", "row", "column")],
-        pa.field("before", pa.float64()),
-        pa.field("after", pa.float64()),
-        pa.field("change", pa.float64()),
-        pa.field("status_before", pa.string()),
-        pa.field("status_after", pa.string()),
-    ]
-)
-
-
-def diff(before: pa.Table, after: pa.Table, tolerance: float = 0.0) -> pa.Table:
-    """Cells that moved: `measured` by more than `tolerance`, another status, or there on one side only (status null).
-
-    Both are cells; sorted by paper, table, row, column.
-    """
-    if tolerance < 0:
-        raise ValueError(f"tolerance {tolerance}: 0 or more is accepted")
-    names = ("paper", "table", "row", "column")
-    sides = [
-        {tuple(cell[name] for name in names): cell for cell in table.select([*names, "measured", "status"]).to_pylist()}
-        for table in (before, after)
-    ]
-    absent = {"measured": None, "status": None}
-    moved = []
-    for key in sorted({*sides[0], *sides[1]}):
-        old, new = (side.get(key, absent) for side in sides)
-        change = None if None in (old["measured"], new["measured"]) else new["measured"] - old["measured"]
-        same_value = old["measured"] == new["measured"] or (change is not None and abs(change) <= tolerance)
-        if not same_value or old["status"] != new["status"]:
-            moved.append(
-                {
-                    **dict(zip(names, key, strict=True)),
-                    "before": old["measured"],
-                    "after": new["measured"],
-                    "change": change,
-                    "status_before": old["status"],
-                    "status_after": new["status"],
-                }
-            )
-    return pa.Table.from_pylist(moved, schema=MOVED)

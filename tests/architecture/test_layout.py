@@ -44,8 +44,8 @@ def test_artefact_folders_hold_no_code() -> None:
     assert [path for path in artefacts if not kept.fullmatch(path)] == []
 
 
-LONG = {"src/unforge/tables.py": 780, "src/unforge/report/page.py": 500}
-"""Modules that were longer than they may be when this test came: they may not grow."""
+LONG = {"src/unforge/tables.py": 500, "src/unforge/report/page.py": 500}
+"""Modules that are longer than others may be: they may not grow."""
 
 
 @pytest.mark.parametrize(("files", "most"), [("stages/*.py", 60), ("src/unforge/**/*.py", 450), ("flows/*.py", 450)])

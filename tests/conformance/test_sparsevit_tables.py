@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unforge import audit, datasets, metrics, perturbations, profiles, specs, tables
+from unforge import audit, datasets, demand, metrics, perturbations, profiles, specs, tables
 
 PAPER = "sparsevit"
 PRINTED = {
@@ -145,12 +145,12 @@ def test_every_row_but_those_of_other_models_is_measured() -> None:
 def test_variants_are_the_methods() -> None:
     methods = pytest.importorskip("unforge.methods")
     known = set(methods.load_module("sparsevit").VARIANTS)
-    demand = tables.demand(profiles.load("small"), [PAPER])
-    assert {run.variant for run in demand.runs.values() if run.paper} == known
+    wanted = demand.demand(profiles.load("small"), [PAPER])
+    assert {run.variant for run in wanted.runs.values() if run.paper} == known
 
 
 def test_front_ends_get_three_seeds_and_nothing_else_does() -> None:
-    runs = tables.demand(profiles.load("small"), [PAPER]).runs
+    runs = demand.demand(profiles.load("small"), [PAPER]).runs
     number = {name.rsplit("/", 1)[0]: 0 for name, run in runs.items() if run.paper}
     for name, run in runs.items():
         if run.paper:

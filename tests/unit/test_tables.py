@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit import toy
-from unforge import specs, tables
+from unforge import cells, demand, specs, tables
 
 FULL = "toy/catnet/full/s{}"
 DENSE = "toy/catnet/dense/s0"
@@ -26,13 +26,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def cells(table: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
+def by_place(table: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
     return {(cell["row"], cell["column"]): cell for cell in table.to_pylist()}
 
 
 def test_demand_names_every_run_once_with_its_seeds_and_test_sets(root: Path) -> None:
-    demand = tables.demand(toy.profile())
-    assert sorted(demand.runs) == sorted(
+    wanted = demand.demand(toy.profile())
+    assert sorted(wanted.runs) == sorted(
         [
             "constant/all",
             "constant/centre",
@@ -41,7 +41,7 @@ def test_demand_names_every_run_once_with_its_seeds_and_test_sets(root: Path) ->
         ]
     )
     blurred = tuple(f"columbia~blur{level}" for level in (3, 7, 11, 15, 19, 23))
-    assert demand.runs[FULL.format(2)] == tables.Run(
+    assert wanted.runs[FULL.format(2)] == demand.Run(
         paper="toy",
         protocol="catnet",
         method="sparsevit",
@@ -49,31 +49,31 @@ def test_demand_names_every_run_once_with_its_seeds_and_test_sets(root: Path) ->
         seed=2,
         testsets=tuple(sorted(["columbia", "coverage", *blurred])),
     )
-    assert demand.runs[DENSE].testsets == ("columbia", "coverage")
-    baseline = demand.runs["constant/all"]
+    assert wanted.runs[DENSE].testsets == ("columbia", "coverage")
+    baseline = wanted.runs["constant/all"]
     assert (baseline.paper, baseline.protocol, baseline.method, baseline.variant) == ("", "", "constant", "all")
     assert baseline.testsets == ("columbia", "coverage")
-    assert demand.counts == {"sparsevit"}
-    assert demand.perturbed == {("columbia", "blur"): (3, 7, 11, 15, 19, 23)}
-    assert demand.testsets == {"columbia", "coverage"}
-    assert demand.protocols == {"catnet"}
+    assert wanted.counts == {"sparsevit"}
+    assert wanted.perturbed == {("columbia", "blur"): (3, 7, 11, 15, 19, 23)}
+    assert wanted.testsets == {"columbia", "coverage"}
+    assert wanted.protocols == {"catnet"}
 
 
 def test_profile_caps_the_seeds(root: Path) -> None:
-    demand = tables.demand(toy.profile(max_seeds=1))
-    assert [name for name in demand.runs if not name.endswith("s0")] == ["constant/all", "constant/centre"]
+    wanted = demand.demand(toy.profile(max_seeds=1))
+    assert [name for name in wanted.runs if not name.endswith("s0")] == ["constant/all", "constant/centre"]
 
 
 def test_needs_and_counts_of_one_entry(root: Path) -> None:
     profile = toy.profile(max_seeds=2)
-    assert tables.needs("toy", "figure_2", profile) == [
+    assert demand.needs("toy", "figure_2", profile) == [
         "constant/all",
         "constant/centre",
         FULL.format(0),
         FULL.format(1),
     ]
-    assert tables.counts_needed("toy", "table_1") == ["sparsevit"]
-    assert tables.counts_needed("toy", "figure_2") == []
+    assert demand.counts_needed("toy", "table_1") == ["sparsevit"]
+    assert demand.counts_needed("toy", "figure_2") == []
 
 
 def test_two_methods_cannot_share_a_run_name(root: Path) -> None:
@@ -85,14 +85,14 @@ def test_two_methods_cannot_share_a_run_name(root: Path) -> None:
     )
     (root / "papers/toy/claims.yaml").unlink()
     with pytest.raises(ValueError, match="named by"):
-        tables.demand(toy.profile())
+        demand.demand(toy.profile())
 
 
 def test_measured_cell_by_hand(root: Path) -> None:
     toy.score(root, FULL.format(0), "columbia", [0.6, 0.8, 1.0], seed=0)  # mean 0.8
     toy.score(root, FULL.format(1), "columbia", [0.2, 0.4, 0.6], seed=1)  # mean 0.4
     toy.score(root, "constant/all", "columbia", [0.1, 0.2, 0.3])
-    cell = cells(tables.build("toy", "table_1", toy.profile()))["full", "columbia_f1"]
+    cell = by_place(tables.build("toy", "table_1", toy.profile()))["full", "columbia_f1"]
     assert cell["measured"] == pytest.approx(0.6)
     assert (cell["n"], cell["n_seeds"]) == (3, 2)
     assert cell["seed_sd"] == pytest.approx(0.4 / 2**0.5)
@@ -106,12 +106,12 @@ def test_measured_cell_by_hand(root: Path) -> None:
 def test_average_is_the_mean_of_its_parts_and_has_their_worst_status(root: Path) -> None:
     profile = toy.profile()
     toy.score(root, DENSE, "columbia", [0.5, 0.7])
-    built = cells(tables.build("toy", "table_1", profile))
+    built = by_place(tables.build("toy", "table_1", profile))
     assert built["dense", "avg_f1"]["measured"] is None
     assert built["dense", "avg_f1"]["status"] == "not_run"
     assert built["dense", "avg_f1"]["note"] == "no scores on coverage"
     toy.score(root, DENSE, "coverage", [0.1, 0.1, 0.4], data="real")
-    cell = cells(tables.build("toy", "table_1", profile))["dense", "avg_f1"]
+    cell = by_place(tables.build("toy", "table_1", profile))["dense", "avg_f1"]
     assert cell["measured"] == pytest.approx((0.6 + 0.2) / 2)
     assert (cell["n"], cell["data"], cell["status"]) == (5, "mixed", "not_comparable")
     assert cell["testset"] == "columbia+coverage"
@@ -123,7 +123,7 @@ def test_match_and_differs_need_real_data_paper_scale_and_no_stand_ins(root: Pat
     def statuses(*, stand_ins: bool, **changes: Any) -> list[str]:
         for testset, f1 in values.items():
             toy.score(root, FULL.format(0), testset, f1, **{"data": "real", "scale": "paper", **changes})
-        built = cells(tables.build("toy", "table_1", toy.profile(stand_ins=stand_ins)))
+        built = by_place(tables.build("toy", "table_1", toy.profile(stand_ins=stand_ins)))
         return [built["full", column]["status"] for column in ("columbia_f1", "coverage_f1", "avg_f1")]
 
     assert statuses(stand_ins=False) == ["match", "differs", "differs"]
@@ -137,7 +137,7 @@ def test_average_can_differ_where_its_parts_match(root: Path) -> None:
     path.write_text(path.read_text().replace('"0.790", "0.600", "0.695"', '"0.790", "0.710", "0.900"'))
     for testset, f1 in {"columbia": [0.7, 0.9], "coverage": [0.5, 0.9]}.items():
         toy.score(root, FULL.format(0), testset, f1, data="real", scale="paper")
-    built = cells(tables.build("toy", "table_1", toy.profile(stand_ins=False)))
+    built = by_place(tables.build("toy", "table_1", toy.profile(stand_ins=False)))
     assert [built["full", c]["status"] for c in ("columbia_f1", "coverage_f1", "avg_f1")] == [
         "match",
         "match",
@@ -151,13 +151,13 @@ def test_tolerance_is_inclusive(root: Path) -> None:
     path.write_text(path.read_text().replace('"0.790", "0.600"', '"0.820", "0.821"'))
     for testset in ("columbia", "coverage"):
         toy.score(root, FULL.format(0), testset, [0.7, 0.9], data="real", scale="paper")
-    built = cells(tables.build("toy", "table_1", toy.profile(stand_ins=False)))
+    built = by_place(tables.build("toy", "table_1", toy.profile(stand_ins=False)))
     assert [built["full", c]["status"] for c in ("columbia_f1", "coverage_f1")] == ["match", "differs"]
 
 
 def test_added_row_is_never_compared(root: Path) -> None:
     toy.score(root, "toy/catnet/stem/s0", "columbia", [0.7, 0.9], data="real", scale="paper")
-    cell = cells(tables.build("toy", "table_1", toy.profile(stand_ins=False)))["stem", "columbia_f1"]
+    cell = by_place(tables.build("toy", "table_1", toy.profile(stand_ins=False)))["stem", "columbia_f1"]
     assert (cell["printed"], cell["status"], cell["block"]) == (None, "not_comparable", "added")
     assert cell["measured"] == pytest.approx(0.8)
 
@@ -166,27 +166,27 @@ def test_a_set_that_was_not_added_is_unavailable_and_named(root: Path) -> None:
     for dataset in ("casia2", "fantasticreality", "imd2020", "tampcoco", "coverage"):
         toy.source(root, dataset, "real")
     toy.source(root, "columbia", "stand_in")
-    built = cells(tables.build("toy", "table_1", toy.profile(stand_ins=False)))
+    built = by_place(tables.build("toy", "table_1", toy.profile(stand_ins=False)))
     assert built["full", "columbia_f1"]["status"] == "unavailable"
     assert "columbia" in built["full", "columbia_f1"]["note"]
     assert built["full", "coverage_f1"]["status"] == "not_run"
     assert built["full", "avg_f1"]["status"] == "unavailable"
     toy.source(root, "imd2020", "stand_in")
-    built = cells(tables.build("toy", "table_1", toy.profile(stand_ins=False)))
+    built = by_place(tables.build("toy", "table_1", toy.profile(stand_ins=False)))
     assert built["full", "coverage_f1"]["status"] == "unavailable"
     assert "imd2020" in built["full", "coverage_f1"]["note"]
 
 
 def test_counts_are_compared_at_any_scale_on_any_data(root: Path) -> None:
     toy.count(root, {"dense": 1000, "": 1014})
-    built = cells(tables.build("toy", "table_1", toy.profile()))
+    built = by_place(tables.build("toy", "table_1", toy.profile()))
     assert built["full", "params"]["measured"] == pytest.approx(1.014)
     assert built["full", "params"]["status"] == "match"
     assert (built["full", "params"]["scale"], built["full", "params"]["data"]) == ("paper", "")
     assert built["dense", "params"]["measured"] == 1.0
     assert built["stem", "params"]["status"] == "not_run"
     toy.count(root, {"dense": 1000, "": 1016, "stem": 1100})
-    built = cells(tables.build("toy", "table_1", toy.profile()))
+    built = by_place(tables.build("toy", "table_1", toy.profile()))
     assert built["full", "params"]["status"] == "differs"
     assert built["full", "params"]["note"] == "known"
     assert (built["stem", "params"]["measured"], built["stem", "params"]["status"]) == (1.1, "not_comparable")
@@ -203,7 +203,7 @@ def test_baseline_is_of_the_same_images(root: Path) -> None:
     toy.score(root, DENSE, "columbia", [0.5, 0.7])
     toy.score(root, "constant/all", "columbia", [0.1, 0.3, 0.9])
     toy.score(root, "constant/centre", "columbia", [0.1])
-    cell = cells(tables.build("toy", "table_1", toy.profile()))["dense", "columbia_f1"]
+    cell = by_place(tables.build("toy", "table_1", toy.profile()))["dense", "columbia_f1"]
     assert cell["baseline_all"] == pytest.approx(0.2)
     assert cell["baseline_centre"] is None
 
@@ -255,20 +255,20 @@ def test_markdown_shows_measured_beside_printed(root: Path) -> None:
 def test_cells_come_from_built_tables_and_else_from_the_yaml(root: Path) -> None:
     profile = toy.profile()
     toy.score(root, FULL.format(0), "columbia", [0.6, 0.8, 1.0])
-    assert set(tables.cells(profile)["status"].to_pylist()) == {"not_run", "cited"}
+    assert set(cells.cells(profile)["status"].to_pylist()) == {"not_run", "cited"}
     tables.write(tables.build("toy", "table_1", profile), root / "reports/small/tables/toy.table_1")
-    found = cells(tables.cells(profile))
+    found = by_place(cells.cells(profile))
     assert len(found) == 16
     assert found["full", "columbia_f1"]["measured"] == pytest.approx(0.8)
     path = root / "papers/toy/table_1.yaml"
     path.write_text(path.read_text().replace("0.790", "0.791"))
-    cell = cells(tables.cells(profile))["full", "columbia_f1"]
+    cell = by_place(cells.cells(profile))["full", "columbia_f1"]
     assert (cell["printed"], cell["measured"], cell["status"]) == ("0.791", None, "not_run")
     assert "another YAML" in cell["note"]
 
 
 def test_status_summary_counts_every_cell(root: Path) -> None:
-    summary = tables.status_summary(toy.profile())
+    summary = cells.status_summary(toy.profile())
     assert summary == [
         {
             "paper": "toy",
@@ -286,7 +286,7 @@ def test_status_summary_counts_every_cell(root: Path) -> None:
 
 def test_counts_stand_beside_what_is_printed(root: Path) -> None:
     count = {"method": "sparsevit", "part": "", "input_size": 512, "params": 5, "macs": 6}
-    rows = tables.printed_counts([{**count, "variant": ""}, {**count, "variant": "stem"}])
+    rows = cells.printed_counts([{**count, "variant": ""}, {**count, "variant": "stem"}])
     assert [(row["params"], row["printed_params"], row["printed_macs"]) for row in rows] == [
         (5, "1.01 x dense", None),
         (5, None, None),
@@ -300,18 +300,18 @@ def test_diff_reports_what_moved(root: Path) -> None:
     middle = tables.build("toy", "table_1", profile)
     toy.score(root, FULL.format(0), "columbia", [0.6, 0.8, 0.9])
     after = tables.build("toy", "table_1", profile)
-    assert tables.diff(before, before).num_rows == 0
-    first = tables.diff(before, middle).to_pylist()
+    assert cells.diff(before, before).num_rows == 0
+    first = cells.diff(before, middle).to_pylist()
     assert [(row["row"], row["column"], row["before"], row["status_after"]) for row in first] == [
         ("full", "columbia_f1", None, "not_comparable")
     ]
-    second = tables.diff(middle, after).to_pylist()
+    second = cells.diff(middle, after).to_pylist()
     assert [row["change"] for row in second] == [pytest.approx(-0.1 / 3)]
-    assert tables.diff(middle, after, tolerance=0.04).num_rows == 0
-    removed = tables.diff(after, after.slice(1)).to_pylist()
+    assert cells.diff(middle, after, tolerance=0.04).num_rows == 0
+    removed = cells.diff(after, after.slice(1)).to_pylist()
     assert [(row["row"], row["column"], row["status_after"]) for row in removed] == [("dense", "params", None)]
     with pytest.raises(ValueError, match="tolerance"):
-        tables.diff(before, after, tolerance=-1)
+        cells.diff(before, after, tolerance=-1)
 
 
 def test_unknown_names_are_errors_with_the_near_ones(root: Path) -> None:
@@ -328,7 +328,7 @@ def test_worst_status() -> None:
 
 def test_levels_of_a_panel() -> None:
     panel = specs.Panel(label="JPEG", perturbation="jpeg", testset="casia1")
-    assert tables.levels(panel)[0] == (100.0, "casia1~jpeg100")
+    assert demand.levels(panel)[0] == (100.0, "casia1~jpeg100")
 
 
 def test_tables_import_no_torch() -> None:

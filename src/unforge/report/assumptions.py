@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = ("methods", "nn", "forgeries", "perturbations", "datasets", "metrics", "train", "backbones")
 _MARK = re.compile(r"ASSUMPTION\(paper\):\s*(?P<text>.*)")
 _CLOSING = re.compile(r'("""|\'\'\')\s*$')
 
@@ -23,25 +22,22 @@ class Assumption:
 
 
 def find(package: Path) -> list[Assumption]:
-    """Marked lines of `package`'s methods, forgeries and datasets, by file and line.
+    """Marked lines of the source of `package`, by file and line; the report itself only talks of the mark.
 
     The text runs on over following lines of the same comment or docstring, up to a blank line, the next
     mark or the end of the comment.
     """
     found = []
-    for folder in FOLDERS:
-        for path in sorted((package / folder).rglob("*.py")):
-            lines = path.read_text(encoding="utf-8").splitlines()
-            for number, line in enumerate(lines):
-                mark = _MARK.search(line)
-                if mark:
-                    found.append(
-                        Assumption(
-                            file=path.relative_to(package).as_posix(),
-                            line=number + 1,
-                            text=_whole(mark["text"], line[: mark.start()], lines[number + 1 :]),
-                        )
-                    )
+    for path in sorted(package.rglob("*.py")):
+        file = path.relative_to(package).as_posix()
+        if file.startswith("report/"):
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines):
+            mark = _MARK.search(line)
+            if mark:
+                text = _whole(mark["text"], line[: mark.start()], lines[number + 1 :])
+                found.append(Assumption(file=file, line=number + 1, text=text))
     return found
 
 

@@ -24,8 +24,8 @@ Not part of it."""
 '''
 
 
-def test_marks_are_found_in_three_folders_only(tmp_path: Path) -> None:
-    for folder in ("methods/deep", "forgeries", "metrics"):
+def test_marks_are_found_but_not_in_the_report_itself(tmp_path: Path) -> None:
+    for folder in ("methods/deep", "forgeries", "report"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "module.py").write_text(SOURCE, encoding="utf-8")
     found = assumptions.find(tmp_path)

@@ -1,0 +1,183 @@
+"""What the tables, figures and claims of the papers need: runs, test sets, perturbations, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from unforge import perturbations, profiles, specs
+
+BASELINES = {"baseline_all": "all", "baseline_centre": "centre"}
+"""Variants of the method `constant`, scored on the same images as everything else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run and where it is scored. The constant baselines have no paper and no protocol."""
+
+    paper: str
+    protocol: str
+    method: str
+    variant: str
+    seed: int
+    testsets: tuple[str, ...]
+    """Sorted; a perturbed one is `casia1~jpeg70`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """Everything the papers ask for."""
+
+    runs: Mapping[str, Run]
+    counts: frozenset[str]
+    """Methods of which parameters and multiply-accumulates are wanted."""
+    perturbed: Mapping[tuple[str, str], tuple[int | float, ...]]
+    """Levels by (test set, family)."""
+    testsets: frozenset[str]
+    """Unperturbed."""
+    protocols: frozenset[str]
+
+
+def seeds(paper: str, profile: profiles.Profile) -> dict[tuple[str, str, str], int]:
+    """Seeds by (protocol, method, variant): the most that a claim naming one of its rows gives it.
+
+    The profile's `claims.max_seeds`, if there is one, is the upper limit. A variant that no claim names gets 1.
+    """
+    most = profile.values.get("claims", {}).get("max_seeds")
+    tables = specs.tables(paper)
+    found: dict[tuple[str, str, str], int] = {}
+    for claim in specs.claims(paper).values():
+        for side in (claim.left, claim.right):
+            table = tables[side.table]
+            row = specs.row(table, side.row)
+            if table.columns[side.columns[0]].is_count or row.method is None or table.protocol is None:
+                continue
+            number = claim.seeds if most is None else min(claim.seeds, int(most))
+            key = (table.protocol, row.method, row.variant)
+            found[key] = max(found.get(key, 1), number)
+    return found
+
+
+def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> Demand:
+    """What the tables, figures and claims of `papers` (default: all) ask for, at a profile's number of seeds.
+
+    ValueError when two methods would share the name of a run.
+    """
+    runs: dict[str, Run] = {}
+    counts: set[str] = set()
+    compared: set[str] = set()
+    for paper in specs.papers() if papers is None else papers:
+        number = seeds(paper, profile)
+        for want in _wants(paper):
+            counts |= {want.method} if want.counted else set()
+            compared |= {base(testset) for testset in want.testsets}
+            for seed in range(number.get((want.protocol, want.method, want.variant), 1) if want.testsets else 0):
+                name = specs.run_name(paper, want.protocol, want.variant, seed)
+                known = runs.get(name)
+                if known is not None and known.method != want.method:
+                    raise ValueError(f"run {name} is named by {known.method} and by {want.method}")
+                runs[name] = Run(
+                    paper=paper,
+                    protocol=want.protocol,
+                    method=want.method,
+                    variant=want.variant,
+                    seed=seed,
+                    testsets=tuple(sorted({*want.testsets, *(known.testsets if known else ())})),
+                )
+    if compared:
+        for variant in BASELINES.values():
+            runs[baseline_name(variant)] = Run(
+                paper="", protocol="", method="constant", variant=variant, seed=0, testsets=tuple(sorted(compared))
+            )
+    perturbed: dict[tuple[str, str], set[int | float]] = {}
+    for testset in {testset for run in runs.values() for testset in run.testsets if "~" in testset}:
+        origin, family, level = perturbations.parse(testset)
+        perturbed.setdefault((origin, family), set()).add(level)
+    return Demand(
+        runs=dict(sorted(runs.items())),
+        counts=frozenset(counts),
+        perturbed={key: tuple(sorted(levels)) for key, levels in sorted(perturbed.items())},
+        testsets=frozenset(compared),
+        protocols=frozenset(run.protocol for run in runs.values() if run.protocol),
+    )
+
+
+def needs(paper: str, entry: str, profile: profiles.Profile) -> list[str]:
+    """Names of the runs whose scores a table or figure (`table_2`, `figure_6`) reads, baselines included."""
+    number = seeds(paper, profile)
+    found = [
+        specs.run_name(paper, want.protocol, want.variant, seed)
+        for want in _wants(paper)
+        if want.entry == entry and want.testsets
+        for seed in range(number.get((want.protocol, want.method, want.variant), 1))
+    ]
+    return sorted({*found, *(baseline_name(variant) for variant in BASELINES.values())}) if found else []
+
+
+def counts_needed(paper: str, entry: str) -> list[str]:
+    """Methods whose counts a table reads."""
+    return sorted({want.method for want in _wants(paper) if want.entry == entry and want.counted})
+
+
+def baseline_name(variant: str) -> str:
+    """`constant/all`: the run name of a constant baseline."""
+    return f"constant/{variant}"
+
+
+def base(testset: str) -> str:
+    """The unperturbed set of a test set."""
+    return testset.partition("~")[0]
+
+
+def levels(panel: specs.Panel) -> list[tuple[float, str]]:
+    """Points of a figure's panel: level and test set, the unperturbed one first."""
+    clean = [] if panel.clean is None else [(panel.clean, panel.testset)]
+    module = perturbations.load(panel.perturbation)
+    return clean + [
+        (float(level), perturbations.name(panel.testset, panel.perturbation, level)) for level in module.LEVELS
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Want:
+    """One row of a table, or one series of a figure, as demand."""
+
+    entry: str
+    protocol: str
+    method: str
+    variant: str
+    testsets: tuple[str, ...]
+    counted: bool
+
+
+def _wants(paper: str) -> list[_Want]:
+    found = []
+    for name, table in specs.tables(paper).items():
+        testsets = {testset for column in table.columns for testset in table.testsets(column)}
+        counted = any(column.is_count for column in table.columns.values())
+        for row in table.rows:
+            if row.method is not None:
+                found.append(
+                    _Want(
+                        entry=name,
+                        protocol=table.protocol or "",
+                        method=row.method,
+                        variant=row.variant,
+                        testsets=tuple(sorted(testsets)),
+                        counted=counted,
+                    )
+                )
+    for name, figure in specs.figures(paper).items():
+        testsets = {testset for panel in figure.panels for _, testset in levels(panel)}
+        for series in figure.series:
+            found.append(
+                _Want(
+                    entry=name,
+                    protocol=figure.protocol,
+                    method=series.method,
+                    variant=series.variant,
+                    testsets=tuple(sorted(testsets)),
+                    counted=False,
+                )
+            )
+    return found
