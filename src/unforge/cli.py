@@ -84,8 +84,8 @@ def main() -> None:
 @user_errors
 def tables(paper: str | None, profile: str | None, as_json: bool) -> None:
     """State of every table: how many cells match, differ, are cited or were not run."""
+    from unforge import cells as library
     from unforge import profiles
-    from unforge import tables as library
 
     _check_paper(paper)
     rows = [r for r in library.status_summary(profiles.load(profile)) if paper in (None, r["paper"])]
