@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,7 +91,9 @@ def read_graph(root: Path) -> Graph:
             stage.addressing: address(root, stage) for stage in graph
         }  # DVC's own depends on the working directory
         upstream = {names[s.addressing]: frozenset(names[u.addressing] for u in graph.successors(s)) for s in graph}
-        stale = frozenset(names[name] for name in repo.status() if name in names)
+        with repo.lock:  # repo.status() says the same after reading every file once more
+            changed = [s for s in graph if s.changed_stage() or s.changed_deps() or s.changed_outs()]
+        stale = frozenset(names[stage.addressing] for stage in changed)
     return Graph(upstream, stale)
 
 
@@ -126,10 +129,10 @@ def canonical_locks(root: Path) -> None:
     for path in [root / "dvc.lock", *sorted(root.glob("papers/*/dvc.lock"))]:
         if not path.is_file():
             continue
-        lock = load_yaml(str(path))
-        names = list(lock.get("stages", {}))
+        names = re.findall(r"(?m)^  (\S+):$", path.read_text(encoding="utf-8"))
         if names != sorted(names):
-            lock["stages"] = {name: lock["stages"][name] for name in sorted(names)}
+            lock = load_yaml(str(path))
+            lock["stages"] = dict(sorted(lock["stages"].items()))
             temporary = path.with_name(".dvc.lock.sorted")
             dump_yaml(str(temporary), lock)
             os.replace(temporary, path)

@@ -344,6 +344,7 @@ def _keep(table: pa.Table, keys: Iterable[str]) -> pa.Table:
 
 
 def cell(paper: str, name: str, table: specs.Table, row: specs.Row, column: str, value: Value) -> dict[str, Any]:
+    """Row of `CELLS` for one place of a table."""
     spec = table.columns[column]
     printed = dict(zip(table.columns, row.printed, strict=True)).get(column) if row.printed else None
     return {

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit import toy
-from unforge import cells, demand, specs, tables
+from unforge import tables
 
 FULL = "toy/catnet/full/s{}"
 DENSE = "toy/catnet/dense/s0"
@@ -28,64 +28,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def by_place(table: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
     return {(cell["row"], cell["column"]): cell for cell in table.to_pylist()}
-
-
-def test_demand_names_every_run_once_with_its_seeds_and_test_sets(root: Path) -> None:
-    wanted = demand.demand(toy.profile())
-    assert sorted(wanted.runs) == sorted(
-        [
-            "constant/all",
-            "constant/centre",
-            *(f"toy/catnet/{v}/s{s}" for v in ("dense", "full") for s in range(3)),
-            "toy/catnet/stem/s0",
-        ]
-    )
-    blurred = tuple(f"columbia~blur{level}" for level in (3, 7, 11, 15, 19, 23))
-    assert wanted.runs[FULL.format(2)] == demand.Run(
-        paper="toy",
-        protocol="catnet",
-        method="sparsevit",
-        variant="",
-        seed=2,
-        testsets=tuple(sorted(["columbia", "coverage", *blurred])),
-    )
-    assert wanted.runs[DENSE].testsets == ("columbia", "coverage")
-    baseline = wanted.runs["constant/all"]
-    assert (baseline.paper, baseline.protocol, baseline.method, baseline.variant) == ("", "", "constant", "all")
-    assert baseline.testsets == ("columbia", "coverage")
-    assert wanted.counts == {"sparsevit"}
-    assert wanted.perturbed == {("columbia", "blur"): (3, 7, 11, 15, 19, 23)}
-    assert wanted.testsets == {"columbia", "coverage"}
-    assert wanted.protocols == {"catnet"}
-
-
-def test_profile_caps_the_seeds(root: Path) -> None:
-    wanted = demand.demand(toy.profile(max_seeds=1))
-    assert [name for name in wanted.runs if not name.endswith("s0")] == ["constant/all", "constant/centre"]
-
-
-def test_needs_and_counts_of_one_entry(root: Path) -> None:
-    profile = toy.profile(max_seeds=2)
-    assert demand.needs("toy", "figure_2", profile) == [
-        "constant/all",
-        "constant/centre",
-        FULL.format(0),
-        FULL.format(1),
-    ]
-    assert demand.counts_needed("toy", "table_1") == ["sparsevit"]
-    assert demand.counts_needed("toy", "figure_2") == []
-
-
-def test_two_methods_cannot_share_a_run_name(root: Path) -> None:
-    path = root / "papers/toy/table_1.yaml"
-    path.write_text(
-        path.read_text().replace(
-            "label: Dense, line: 1, method: sparsevit, variant: dense", "label: Dense, line: 1, method: mvss"
-        )
-    )
-    (root / "papers/toy/claims.yaml").unlink()
-    with pytest.raises(ValueError, match="named by"):
-        demand.demand(toy.profile())
 
 
 def test_measured_cell_by_hand(root: Path) -> None:
@@ -252,68 +194,6 @@ def test_markdown_shows_measured_beside_printed(root: Path) -> None:
     assert "Erratum, Ours: known" in text
 
 
-def test_cells_come_from_built_tables_and_else_from_the_yaml(root: Path) -> None:
-    profile = toy.profile()
-    toy.score(root, FULL.format(0), "columbia", [0.6, 0.8, 1.0])
-    assert set(cells.cells(profile)["status"].to_pylist()) == {"not_run", "cited"}
-    tables.write(tables.build("toy", "table_1", profile), root / "reports/small/tables/toy.table_1")
-    found = by_place(cells.cells(profile))
-    assert len(found) == 16
-    assert found["full", "columbia_f1"]["measured"] == pytest.approx(0.8)
-    path = root / "papers/toy/table_1.yaml"
-    path.write_text(path.read_text().replace("0.790", "0.791"))
-    cell = by_place(cells.cells(profile))["full", "columbia_f1"]
-    assert (cell["printed"], cell["measured"], cell["status"]) == ("0.791", None, "not_run")
-    assert "another YAML" in cell["note"]
-
-
-def test_status_summary_counts_every_cell(root: Path) -> None:
-    summary = cells.status_summary(toy.profile())
-    assert summary == [
-        {
-            "paper": "toy",
-            "table": "table_1",
-            "cells": 16,
-            "match": 0,
-            "differs": 0,
-            "not_comparable": 0,
-            "cited": 4,
-            "not_run": 12,
-            "unavailable": 0,
-        }
-    ]
-
-
-def test_counts_stand_beside_what_is_printed(root: Path) -> None:
-    count = {"method": "sparsevit", "part": "", "input_size": 512, "params": 5, "macs": 6}
-    rows = cells.printed_counts([{**count, "variant": ""}, {**count, "variant": "stem"}])
-    assert [(row["params"], row["printed_params"], row["printed_macs"]) for row in rows] == [
-        (5, "1.01 x dense", None),
-        (5, None, None),
-    ]
-
-
-def test_diff_reports_what_moved(root: Path) -> None:
-    profile = toy.profile()
-    before = tables.build("toy", "table_1", profile)
-    toy.score(root, FULL.format(0), "columbia", [0.6, 0.8, 1.0])
-    middle = tables.build("toy", "table_1", profile)
-    toy.score(root, FULL.format(0), "columbia", [0.6, 0.8, 0.9])
-    after = tables.build("toy", "table_1", profile)
-    assert cells.diff(before, before).num_rows == 0
-    first = cells.diff(before, middle).to_pylist()
-    assert [(row["row"], row["column"], row["before"], row["status_after"]) for row in first] == [
-        ("full", "columbia_f1", None, "not_comparable")
-    ]
-    second = cells.diff(middle, after).to_pylist()
-    assert [row["change"] for row in second] == [pytest.approx(-0.1 / 3)]
-    assert cells.diff(middle, after, tolerance=0.04).num_rows == 0
-    removed = cells.diff(after, after.slice(1)).to_pylist()
-    assert [(row["row"], row["column"], row["status_after"]) for row in removed] == [("dense", "params", None)]
-    with pytest.raises(ValueError, match="tolerance"):
-        cells.diff(before, after, tolerance=-1)
-
-
 def test_unknown_names_are_errors_with_the_near_ones(root: Path) -> None:
     with pytest.raises(ValueError, match="table_1"):
         tables.build("toy", "table_11", toy.profile())
@@ -324,11 +204,6 @@ def test_unknown_names_are_errors_with_the_near_ones(root: Path) -> None:
 def test_worst_status() -> None:
     assert tables.worst(["match", "cited", "differs"]) == "cited"
     assert tables.worst(["not_run", "unavailable"]) == "unavailable"
-
-
-def test_levels_of_a_panel() -> None:
-    panel = specs.Panel(label="JPEG", perturbation="jpeg", testset="casia1")
-    assert demand.levels(panel)[0] == (100.0, "casia1~jpeg100")
 
 
 def test_tables_import_no_torch() -> None:

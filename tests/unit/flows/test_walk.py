@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,13 +105,17 @@ def test_an_unknown_target_names_the_nearest(tmp_path: Path) -> None:
         walk.walk(folder, ["rihgt"], report=lambda _: None)
 
 
-def test_a_stage_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
-    folder = repository(
-        tmp_path / "one",
-        {"slow": stage("o.txt", ["seed.txt"], "sh -c 'echo $$ > pid; sleep 60'; cat seed.txt > o.txt")},
-    )
-    runner = walk.Runner(folder, timeout=8)
-    assert runner("slow") == 124
-    pid = int((folder / "pid").read_text())
+def test_a_stage_is_ended_with_its_children(tmp_path: Path) -> None:
+    command = "sh -c 'echo $$ > pid; mv pid started; sleep 120'; cat seed.txt > o.txt"
+    folder = repository(tmp_path / "one", {"slow": stage("o.txt", ["seed.txt"], command)})
+    runner = walk.Runner(folder)
+    with ThreadPoolExecutor(1) as pool:
+        status = pool.submit(runner, "slow")
+        while not (folder / "started").exists():
+            assert not status.done(), walk.log_path(folder, "slow").read_text()
+            time.sleep(0.1)
+        runner.end_all()
+        assert status.result() != 0
     with pytest.raises(ProcessLookupError):
-        walk.os.kill(pid, 0)
+        os.kill(int((folder / "started").read_text()), 0)
+    assert walk.Runner(folder, timeout=0.01)("slow") == 124
