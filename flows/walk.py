@@ -82,7 +82,8 @@ class Result:
 
 
 def read_graph(root: Path) -> Graph:
-    """DVC's graph and status, read-only."""
+    """DVC's graph and status, read-only. ValueError while another process works on the same repository."""
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
@@ -91,8 +92,11 @@ def read_graph(root: Path) -> Graph:
             stage.addressing: address(root, stage) for stage in graph
         }  # DVC's own depends on the working directory
         upstream = {names[s.addressing]: frozenset(names[u.addressing] for u in graph.successors(s)) for s in graph}
-        with repo.lock:  # repo.status() says the same after reading every file once more
-            changed = [s for s in graph if s.changed_stage() or s.changed_deps() or s.changed_outs()]
+        try:
+            with repo.lock:  # repo.status() says the same after reading every file once more
+                changed = [s for s in graph if s.changed_stage() or s.changed_deps() or s.changed_outs()]
+        except LockError as error:
+            raise ValueError(f"another run is at work in {root}: wait for it, or end it ({error})") from None
         stale = frozenset(names[stage.addressing] for stage in changed)
     return Graph(upstream, stale)
 

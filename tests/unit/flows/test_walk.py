@@ -119,3 +119,21 @@ def test_a_stage_is_ended_with_its_children(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "started").read_text()), 0)
     assert walk.Runner(folder, timeout=0.01)("slow") == 124
+
+
+def test_a_second_walk_beside_a_running_one_is_refused(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "one", STAGES)
+    holder = (
+        "import sys, time\nfrom dvc.repo import Repo\nfrom dvc.rwlock import rwlock\n"
+        "with Repo('.') as repo, rwlock(repo.tmp_dir, repo.fs, 'test', [], [repo.root_dir + '/left.txt'], False):\n"
+        "    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another run is at work"):
+            walk.walk(folder, report=lambda _: None)
+        process.communicate("")
+    assert set(walk.walk(folder, report=lambda _: None).ran) == set(STAGES)
