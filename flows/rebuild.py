@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -27,31 +28,22 @@ TOLERANCE = 0.1
 def stale_locks(root: Path) -> list[str]:
     """Stages whose recorded dependencies, command or parameters are not those of the files in git.
 
-    Outputs are not looked at: a clean checkout has none but the small tables.
+    What a stage makes is not looked at: a clean checkout has none of it but the small tables.
     """
+    from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
 
-    changed = []
     with Repo(str(root)) as repo:
-        built = {out.fs_path for stage in repo.index.stages for out in stage.outs}
-        for stage in repo.index.stages:
-            if (
-                stage.changed_stage()
-                or any(
-                    dep.changed_checksum()
-                    if dep.exists
-                    else dep.fs_path not in built and not _under(dep.fs_path, built)
-                    for dep in stage.deps
-                    if hasattr(dep, "params") is False and dep.fs_path not in built and not _under(dep.fs_path, built)
-                )
-                or any(dep.status() for dep in stage.deps if hasattr(dep, "params"))
-            ):
-                changed.append(stage.addressing)
-    return sorted(changed)
+        made = {out.fs_path for stage in repo.index.stages for out in stage.outs}
 
+        def stale(dep: Any) -> bool:
+            if isinstance(dep, ParamsDependency):
+                return bool(dep.status())
+            if made & {dep.fs_path, *map(str, Path(dep.fs_path).parents)}:
+                return False
+            return not dep.exists or dep.changed_checksum()
 
-def _under(path: str, folders: set[str]) -> bool:
-    return any(str(parent) in folders for parent in Path(path).parents)
+        return sorted(s.addressing for s in repo.index.stages if s.changed_stage() or any(map(stale, s.deps)))
 
 
 def main() -> int:
