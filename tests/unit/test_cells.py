@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from tests.unit import toy
+from tests.unit.toy import FULL, by_place
 from unforge import cells, tables
-
-FULL = "toy/catnet/full/s{}"
-DENSE = "toy/catnet/dense/s0"
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    toy.make(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def by_place(table: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(cell["row"], cell["column"]): cell for cell in table.to_pylist()}
 
 
 def test_cells_come_from_built_tables_and_else_from_the_yaml(root: Path) -> None:

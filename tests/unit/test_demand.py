@@ -7,17 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit import toy
+from tests.unit.toy import DENSE, FULL
 from unforge import demand, specs
-
-FULL = "toy/catnet/full/s{}"
-DENSE = "toy/catnet/dense/s0"
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    toy.make(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_demand_names_every_run_once_with_its_seeds_and_test_sets(root: Path) -> None:

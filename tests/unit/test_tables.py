@@ -8,26 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.unit import toy
+from tests.unit.toy import DENSE, FULL, by_place
 from unforge import tables
-
-FULL = "toy/catnet/full/s{}"
-DENSE = "toy/catnet/dense/s0"
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    toy.make(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def by_place(table: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(cell["row"], cell["column"]): cell for cell in table.to_pylist()}
 
 
 def test_measured_cell_by_hand(root: Path) -> None:

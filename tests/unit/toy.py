@@ -143,3 +143,12 @@ def source(root: Path, dataset: str, kind: str) -> None:
     path = root / paths.raw(dataset) / "SOURCE.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"source": kind}))
+
+
+FULL = "toy/catnet/full/s{}"
+DENSE = "toy/catnet/dense/s0"
+"""Runs of the toy paper."""
+
+
+def by_place(table: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(cell["row"], cell["column"]): cell for cell in table.to_pylist()}
