@@ -49,6 +49,7 @@ if __name__ == "__main__":
     parser.add_argument("--profile", help="default: that of params.yaml")
     arguments = parser.parse_args()
     try:
+        distributed.launch(profiles.load(arguments.profile).machine)
         stage(arguments.backbone, profiles.load(arguments.profile))
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         sys.exit(f"backbone {arguments.backbone}: {error}")

@@ -44,8 +44,7 @@ def stage(run: str, method: str, profile: profiles.Profile) -> None:
                 methods.save(model, method, name.variant, config, folder)
                 log.write(folder / "log.parquet", rows, {"run": run, "seed": seed})
                 paths.write_json(folder / "meta.json", paths.meta(about, seed, inputs))
-            if state:
-                checkpoint.remove(state)
+            checkpoint.remove(state)
 
 
 if __name__ == "__main__":
@@ -55,6 +54,7 @@ if __name__ == "__main__":
     parser.add_argument("--profile", help="default: that of params.yaml")
     arguments = parser.parse_args()
     try:
+        distributed.launch(profiles.load(arguments.profile).machine)
         stage(arguments.run, arguments.method, profiles.load(arguments.profile))
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         sys.exit(f"train {arguments.run}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -97,12 +98,15 @@ def writing(target: Path) -> Iterator[Path]:
     """A temporary directory beside `target` that becomes `target` when the block ends without error.
 
     Killed at any point, nothing that looks finished is left, and the next to write `target` clears the rest.
+    A writer holds a kernel lock on its directory, which ends with the process, whatever ends that.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
-        if (pid := left.name.rsplit(".", 2)[1]).isdigit() and not _alive(int(pid)):
+    for left in target.parent.glob(f".{glob.escape(target.name)}.writing.*"):
+        if (lock := _lock(left)) is not None:
             shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}.", dir=target.parent))
+            os.close(lock)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing.", dir=target.parent))
+    lock = _lock(temporary)
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -113,16 +117,22 @@ def writing(target: Path) -> Iterator[Path]:
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
-def _alive(pid: int) -> bool:
+def _lock(folder: Path) -> int | None:
+    """Descriptor that holds the lock of a directory; None when another holds it or the file system has no locks."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 @contextmanager

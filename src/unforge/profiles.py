@@ -23,6 +23,8 @@ class Machine:
     """CPU threads of one stage; part of the result's last bits, hence of the profile."""
     workers: int
     """Data-loading processes of one stage."""
+    devices: int | None = 1
+    """Processes that train a run together, one a device; None: as many as there are GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from unforge import paths
+from unforge import paths, s3
 from unforge.types import Pixels, Sample
 
 BLOCK = 512
@@ -259,19 +259,32 @@ def decode_mask(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("L")) > 127
 
 
+def _url(path: Path) -> str:
+    """Where UNFORGE_SHARDS has the set. Raises FileNotFoundError when it is not set: nothing is fetched unasked."""
+    place = os.environ.get("UNFORGE_SHARDS", "").rstrip("/")
+    if not place:
+        raise FileNotFoundError(f"{path} is not there: `dvc repro` makes it, `dvc pull {path}` fetches it")
+    return f"{place}/{path.parent.name}/{path.name}"
+
+
 class ShardSet:
     """A written set, read by key. Every key of the manifest is there exactly once.
 
+    With UNFORGE_SHARDS (`s3://bucket/prefix`), a set that is not on this machine is read from there image by
+    image: the same samples in the same order as from a disk, each checked against the manifest's hash.
     Raises FileNotFoundError when the set was not made, and says how to make it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        if not (self.path / "manifest.parquet").is_file():
-            raise FileNotFoundError(
-                f"{self.path} is not there: `dvc repro` makes it, `dvc pull {self.path}` fetches it"
-            )
-        self.manifest = pq.read_table(self.path / "manifest.parquet")
+        self.url = "" if (self.path / "manifest.parquet").is_file() else _url(self.path)
+        data = self._bytes("manifest.parquet")
+        try:
+            self.manifest = pq.read_table(pa.BufferReader(data))
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{self.url or self.path}/manifest.parquet is damaged: {error}") from None
+        self.digest = hashlib.sha256(data).hexdigest()
+        """SHA-256 of the manifest, which holds the hash of every image and mask."""
         info = json.loads((self.manifest.schema.metadata or {}).get(b"unforge", b"{}"))
         self.name: str = info["name"]
         self.data: str = info["data"]
@@ -287,11 +300,6 @@ class ShardSet:
     def keys(self) -> list[str]:
         return list(self.rows)
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the manifest, which holds the hash of every image and mask."""
-        return paths.sha256(self.path / "manifest.parquet")
-
     def __len__(self) -> int:
         return int(self.manifest.num_rows)
 
@@ -299,14 +307,19 @@ class ShardSet:
         return self.rows[key]
 
     def _read(self, row: Mapping[str, Any], part: str) -> bytes:
-        with open(self.path / row["shard"], "rb") as file:
-            data = os.pread(file.fileno(), row[f"{part}_size"], row[f"{part}_offset"])
+        data = self._bytes(row["shard"], row[f"{part}_offset"], row[f"{part}_size"])
         if hashlib.sha256(data).hexdigest() != row[f"{part}_sha256"]:
-            raise ValueError(
-                f"{self.path / row['shard']}: {part} of {row['key']} is not what was written; "
-                f"delete the set and run `dvc checkout` or `dvc repro`"
-            )
+            cure = "publish the set again" if self.url else "delete the set and run `dvc checkout` or `dvc repro`"
+            place = f"{self.url or self.path}/{row['shard']}"
+            raise ValueError(f"{place}: {part} of {row['key']} is not what was written; {cure}")
         return data
+
+    def _bytes(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
+        """A file of the set, or `size` bytes of it (fewer where it ends before)."""
+        if self.url:
+            return s3.read(f"{self.url}/{name}", offset, size)
+        with open(self.path / name, "rb") as file:
+            return file.read() if size is None else os.pread(file.fileno(), size, offset)
 
     def image_bytes(self, key: str) -> bytes:
         """The original file, checked against the manifest's hash."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 import stat
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
+from unforge import s3
 from unforge.datasets import layout
 
 ZIP, TAR = (".zip",), (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -229,14 +229,12 @@ def fetch(url: str, target: Path, limits: Limits = Limits()) -> list[dict[str, A
     Credentials and endpoint come from the environment (AWS_ENDPOINT_URL for other stores than Amazon's).
     ValueError when boto3 is missing, the address is incomplete or nothing is there.
     """
-    match = re.fullmatch(r"s3://([^/]+)/?(.*)", url)
-    if not match:
-        raise ValueError(f"{url!r} is not an address: s3://bucket/prefix")
-    client = connect()
+    bucket, prefix = s3.split(url)
+    client = s3.connect()
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        return _fetch(client, match[1], match[2], target, limits)
+        return _fetch(client, bucket, prefix, target, limits)
     except (BotoCoreError, ClientError) as error:
         raise ValueError(f"{url}: {error}") from None
 
@@ -257,15 +255,6 @@ def _fetch(client: Any, bucket: str, prefix: str, target: Path, limits: Limits) 
     if unpacking.count == 0:
         raise ValueError(f"nothing at s3://{bucket}/{prefix}")
     return unpacking.rows
-
-
-def connect() -> Any:
-    """S3 client with the environment's credentials and endpoint. ValueError without boto3."""
-    try:
-        import boto3
-    except ImportError:
-        raise ValueError("s3:// needs boto3: pip install unforge[s3]") from None
-    return boto3.client("s3", endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
 
 
 def _objects(client: Any, bucket: str, prefix: str) -> Iterable[dict[str, Any]]:

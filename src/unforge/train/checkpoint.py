@@ -46,8 +46,10 @@ def load(where: Path) -> dict[str, Any] | None:
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def remove(where: Path) -> None:
-    """The run is finished: drop its state, and the stage's folder when nothing else is in it."""
+def remove(where: Path | None) -> None:
+    """The run is finished: drop its state (None: it had none), and the stage's folder when nothing else is in it."""
+    if where is None:
+        return
     shutil.rmtree(where, ignore_errors=True)
     if where.parent.is_dir() and not any(where.parent.iterdir()):
         where.parent.rmdir()

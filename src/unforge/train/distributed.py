@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,23 @@ def world(machine: Machine) -> Iterator[World]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def launch(machine: Machine) -> None:
+    """Start this program again under torchrun, one process a device, and end with its exit status.
+
+    Returns when there is nothing to launch: one device, or this is already one of torchrun's processes.
+    Raises ValueError when the profile asks for more GPUs than there are.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return
+    there = torch.cuda.device_count() if torch.device(machine.device).type == "cuda" else None
+    count = there or 1 if machine.devices is None else machine.devices
+    if there is not None and count > max(1, there):
+        raise ValueError(f"the profile asks for {count} devices, but torch {torch.__version__} sees {there}")
+    if count > 1:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        os.execv(sys.executable, [*torchrun, *sys.argv])  # noqa: S606
 
 
 def prepare(machine: Machine) -> torch.device:
