@@ -4,26 +4,38 @@ DVC's own graph is read, never written: each stage is one `dvc --wait-for-lock r
 process group, as soon as its upstreams are done. At the end the `dvc.lock` files are put in canonical form
 (stages sorted), so parallel, serial and interrupted runs give the same bytes.
 
+One walk at a time works in a repository. A stage that outlived its walk (which was killed) is ended first.
+
     python -m flows.walk [TARGET ...] [--jobs 2]
-    python -m flows.walk --canonical        only sort the locks
 """
 
 from __future__ import annotations
 
 import argparse
+import contextvars
+import fcntl
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from flows import locks
+
 LOGS = Path(".unforge/logs")
+RUNNING = Path(".unforge/running")
+LOCK = Path(".unforge/walk.lock")
+GRACE = 5.0
+"""Seconds between asking a stage to end and killing it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,8 @@ class Graph:
     upstream: dict[str, frozenset[str]]
     stale: frozenset[str]
     """Stages whose own dependencies, command, parameters or outputs changed."""
+    pool: dict[str, str] = field(default_factory=dict)
+    """Work pool of the stages that name one in dvc.yaml (`meta: {pool: gpu}`)."""
 
     def ancestors(self, targets: Iterable[str]) -> set[str]:
         """The targets and everything they need."""
@@ -97,8 +111,9 @@ def read_graph(root: Path) -> Graph:
                 changed = [s for s in graph if s.changed_stage() or s.changed_deps() or s.changed_outs()]
         except LockError as error:
             raise ValueError(f"another run is at work in {root}: wait for it, or end it ({error})") from None
-        stale = frozenset(names[stage.addressing] for stage in changed)
-    return Graph(upstream, stale)
+        pools = {names[s.addressing]: s.meta["pool"] for s in graph if getattr(s, "meta", None) and "pool" in s.meta}
+    stale = frozenset(names[stage.addressing] for stage in changed)
+    return Graph(upstream, stale, pools)
 
 
 def address(root: Path, stage: Any) -> str:
@@ -126,38 +141,26 @@ def resolve(graph: Graph, targets: Iterable[str]) -> list[str]:
     return found
 
 
-def canonical_locks(root: Path) -> None:
-    """Sort the stages of every dvc.lock. Only the order changes, which depends on what finished first."""
-    from dvc.utils.serialize import dump_yaml, load_yaml
-
-    for path in [root / "dvc.lock", *sorted(root.glob("papers/*/dvc.lock"))]:
-        if not path.is_file():
-            continue
-        names = re.findall(r"(?m)^  (\S+):$", path.read_text(encoding="utf-8"))
-        if names != sorted(names):
-            lock = load_yaml(str(path))
-            lock["stages"] = dict(sorted(lock["stages"].items()))
-            temporary = path.with_name(".dvc.lock.sorted")
-            dump_yaml(str(temporary), lock)
-            os.replace(temporary, path)
-
-
 def log_path(root: Path, stage: str) -> Path:
     return root / LOGS / (stage.replace("/", "~").replace(":", "~") + ".log")
 
 
 class Runner:
-    """Runs stages as subprocesses and can end all of them."""
+    """Runs stages as subprocesses, each in its own process group, and can end all of them."""
 
-    def __init__(self, root: Path, timeout: float | None = None) -> None:
-        self.root = root
-        self.timeout = timeout
+    def __init__(
+        self, root: Path, timeout: float | None = None, line: Callable[[str, str], None] | None = None
+    ) -> None:
+        """`timeout`: seconds a stage may take; `line` is called with a stage and each line of its log."""
+        self.root, self.timeout, self.line = root, timeout, line
         self.processes: set[subprocess.Popen[bytes]] = set()
 
     def __call__(self, stage: str) -> int:
         """Run one stage; its exit status, 124 when it was ended after `timeout` seconds."""
         log = log_path(self.root, stage)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        record = self.root / RUNNING / f"{log.stem}.json"
+        for folder in (log.parent, record.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", stage]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         with open(log, "wb") as file:
@@ -170,30 +173,125 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            self.processes.add(process)
-            try:
-                return process.wait(self.timeout)
-            except subprocess.TimeoutExpired:
-                self.end(process)
-                return 124
-            finally:
-                self.processes.discard(process)
-
-    @staticmethod
-    def end(process: subprocess.Popen[bytes]) -> None:
-        """End a stage's whole process group: terminate, and kill what is left after 5 s."""
+        self.processes.add(process)
         try:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            record.write_text(json.dumps({"group": process.pid, "started": time.time()}), encoding="utf-8")
+            return self._wait(stage, process, log)
+        finally:
+            end(process.pid)  # whatever the stage left running, also when DVC itself was killed
             process.wait()
-        except ProcessLookupError:
-            pass
+            self.processes.discard(process)
+            record.unlink(missing_ok=True)
+
+    def _wait(self, stage: str, process: subprocess.Popen[bytes], log: Path) -> int:
+        deadline = time.monotonic() + (float("inf") if self.timeout is None else self.timeout)
+        status: int | None = None
+        with open(log, encoding="utf-8", errors="replace") as text:
+            while status is None:
+                try:
+                    status = process.wait(max(0.0, min(1.0, deadline - time.monotonic())))
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() >= deadline:
+                        status = 124
+                if self.line is not None:
+                    for line in text:
+                        self.line(stage, line.rstrip())
+        return status
 
     def end_all(self) -> None:
         for process in list(self.processes):
-            self.end(process)
+            end(process.pid)
+
+
+def end(group: int, since: float = 0.0) -> bool:
+    """End the processes of a group that began after `since` (seconds since 1970); whether there were any.
+
+    They are asked to terminate, and killed after `GRACE` seconds.
+    """
+    found = members = _members(group, since)
+    for process in found:
+        _send(process, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    while members:
+        if time.monotonic() > deadline:
+            for process in members:
+                _send(process, signal.SIGKILL)
+        time.sleep(0.02)
+        members = _members(group, since)
+    return bool(found)
+
+
+def _send(process: psutil.Process, signal_: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(signal_)
+
+
+def _members(group: int, since: float) -> list[psutil.Process]:
+    """Processes of a group that still run; a zombie does not."""
+    found = []
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return []
+    for process in psutil.process_iter():
+        try:
+            if (
+                os.getpgid(process.pid) == group
+                and process.create_time() >= since
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+        except (ProcessLookupError, PermissionError, psutil.Error):
+            continue
+    return found
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold a repository's lock against other walks, and end the stages that a killed walk left running.
+
+    Raises ValueError while another walk holds it. The kernel drops the lock with its process, whatever ends that.
+    """
+    path = root / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            raise ValueError(f"another run is at work in {root} ({who}): wait for it, or end it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        for record in sorted((root / RUNNING).glob("*.json")):
+            try:
+                left = json.loads(record.read_text(encoding="utf-8"))
+                if end(int(left["group"]), float(left["started"]) - 1):
+                    print(f"ended {record.stem}, which a killed run had left running", file=sys.stderr, flush=True)
+            except (ValueError, KeyError):  # killed while the record was written
+                pass
+            record.unlink(missing_ok=True)
+        yield
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A stage ended."""
+
+    stage: str
+    ok: bool
+    seconds: float
+    done: int
+    running: int
+    left: int
+    elapsed: float
+    """Seconds since the walk began."""
+
+    def __str__(self) -> str:
+        word = "done" if self.ok else "FAILED"
+        counts = f"{self.done} done, {self.running} running, {self.left} left"
+        return f"[{self.elapsed:6.0f} s] {word} {self.stage} ({self.seconds:.1f} s); {counts}"
 
 
 def walk(
@@ -201,62 +299,81 @@ def walk(
     targets: Iterable[str] = (),
     jobs: int = 2,
     run: Callable[[str], int] | None = None,
-    report: Callable[[str], None] = print,
+    report: Callable[[Progress], None] = print,
 ) -> Result:
     """Run what is stale among `targets` (default: everything), `jobs` stages at a time.
 
-    A failing stage stops its dependants only. Raises ValueError on an unknown target.
+    `run` does one stage and gives its exit status (default: a `Runner`). A failing stage stops its dependants
+    only. Raises ValueError on an unknown target and while another walk works in `root`.
     """
-    canonical_locks(root)
-    graph = read_graph(root)
+    with alone(root):
+        locks.canonical(root)
+        graph = read_graph(root)
+        runner = Runner(root)
+        try:
+            return _walk(root, graph, list(targets), jobs, run or runner, report)
+        except BaseException:
+            runner.end_all()
+            raise
+        finally:
+            locks.canonical(root)
+
+
+def _walk(
+    root: Path,
+    graph: Graph,
+    targets: list[str],
+    jobs: int,
+    run: Callable[[str], int],
+    report: Callable[[Progress], None],
+) -> Result:
     wanted = resolve(graph, targets) if targets else list(graph.upstream)
     todo = graph.pending(wanted)
     result = Result(fresh=len(graph.ancestors(wanted)) - len(todo))
-    runner = Runner(root)
-    run = run or runner
     heights = graph.height()
     queue = sorted(todo, key=lambda s: (-heights[s], s))
     active: dict[Future[int], tuple[str, float]] = {}
     total, begin = len(queue), time.monotonic()
+    pool = ThreadPoolExecutor(jobs)
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                while queue or active:
-                    for stage in list(queue):
-                        blocked = next(
-                            (u for u in sorted(graph.upstream[stage]) if u in result.failed or u in result.skipped),
-                            None,
-                        )
-                        if blocked is not None:
-                            result.skipped[stage] = result.skipped.get(blocked, blocked)
-                            queue.remove(stage)
-                    ready = [s for s in queue if all(u in result.ran or u not in todo for u in graph.upstream[s])]
-                    for stage in ready[: jobs - len(active)]:
-                        queue.remove(stage)
-                        active[pool.submit(run, stage)] = (stage, time.monotonic())
-                    if not active:
-                        continue
-                    done, _ = wait(active, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        stage, start = active.pop(future)
-                        seconds = time.monotonic() - start
-                        status = future.result()
-                        if status == 0:
-                            result.ran[stage] = seconds
-                        else:
-                            result.failed[stage] = _tail(log_path(root, stage), status)
-                        left = total - len(result.ran) - len(result.failed) - len(result.skipped)
-                        word = "done" if status == 0 else "FAILED"
-                        report(
-                            f"[{time.monotonic() - begin:6.0f} s] {word} {stage} ({seconds:.1f} s); "
-                            f"{len(result.ran)} done, {len(active)} running, {left - len(active)} left"
-                        )
-            except BaseException:
-                runner.end_all()
-                raise
+        while queue or active:
+            for stage in list(queue):
+                blocked = next(
+                    (u for u in sorted(graph.upstream[stage]) if u in result.failed or u in result.skipped), None
+                )
+                if blocked is not None:
+                    result.skipped[stage] = result.skipped.get(blocked, blocked)
+                    queue.remove(stage)
+            ready = [s for s in queue if all(u in result.ran or u not in todo for u in graph.upstream[s])]
+            for stage in ready[: jobs - len(active)]:
+                queue.remove(stage)
+                active[pool.submit(contextvars.copy_context().run, run, stage)] = (stage, time.monotonic())
+            if not active:
+                continue
+            done, _ = wait(active, return_when=FIRST_COMPLETED)
+            for future in done:
+                stage, start = active.pop(future)
+                seconds = time.monotonic() - start
+                text = _failure(root, stage, future)
+                if text is None:
+                    result.ran[stage] = seconds
+                else:
+                    result.failed[stage] = text
+                left = total - len(result.ran) - len(result.failed) - len(result.skipped) - len(active)
+                elapsed = time.monotonic() - begin
+                report(Progress(stage, text is None, seconds, len(result.ran), len(active), left, elapsed))
     finally:
-        canonical_locks(root)
+        pool.shutdown(wait=False, cancel_futures=True)
     return result
+
+
+def _failure(root: Path, stage: str, future: Future[int]) -> str | None:
+    """Why a stage failed: status and last lines of its log; None when it did not."""
+    try:
+        status = future.result()
+    except Exception as error:  # no log could be opened, no node took it: the others go on
+        return f"{type(error).__name__}: {error}"
+    return None if status == 0 else tail(log_path(root, stage), status)
 
 
 def interrupt(*_: object) -> None:
@@ -264,22 +381,19 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _tail(log: Path, status: int, lines: int = 15) -> str:
+def tail(log: Path, status: int, lines: int = 15) -> str:
     text = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    return "\n".join([f"exit status {status}, log: {log}", *text[-lines:]])
+    what = "ended, it took too long" if status == 124 else f"exit status {status}"
+    return "\n".join([f"{what}; log: {log}", *text[-lines:]])
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.walk", description=__doc__.split("\n\n")[0])
     parser.add_argument("targets", nargs="*", help="stages, tables (sparsevit.table_6) or dvc.yaml files; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="stages at a time (default 2)")
-    parser.add_argument("--canonical", action="store_true", help="only sort the dvc.lock files")
     options = parser.parse_args(arguments)
     root = Path.cwd()
     signal.signal(signal.SIGTERM, interrupt)
-    if options.canonical:
-        canonical_locks(root)
-        return 0
     try:
         result = walk(root, options.targets, max(1, options.jobs), report=lambda line: print(line, flush=True))
     except ValueError as error:

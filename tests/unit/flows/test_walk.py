@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import walk
+from flows import locks, walk
 
 DVC = [sys.executable, "-m", "dvc"]
 
@@ -48,7 +48,7 @@ def test_parallel_and_serial_locks_are_the_same_bytes(tmp_path: Path) -> None:
     assert set(result.ran) == set(STAGES)
     assert not result.failed
     subprocess.run([*DVC, "repro", "-q"], cwd=two, check=True)
-    walk.canonical_locks(two)
+    locks.canonical(two)
     assert (one / "dvc.lock").read_bytes() == (two / "dvc.lock").read_bytes()
     assert list(yaml.safe_load((one / "dvc.lock").read_text())["stages"]) == sorted(STAGES)
     again = walk.walk(one, report=lambda _: None)
