@@ -16,12 +16,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture
-def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """The shared S3 server with an empty bucket, and the environment that reaches it."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     s3_server.clear()
-    yield s3_server
+    return s3_server
 
 
 @pytest.fixture(scope="session")
