@@ -1,5 +1,6 @@
 # make repro   every stale stage of the active profile, JOBS at a time
 # make test    the default tests (under 10 minutes on 2 cores)
+# make test-services   tests with real servers on loopback: S3, Prefect, workers, a browser (under 12 minutes)
 # make check   formatting, lint, types, import contracts, generated files
 # make smoke   the whole pipeline at the smallest scale, in a temporary clone that shares the cache
 
@@ -8,7 +9,7 @@ JOBS ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: repro test test-slow check smoke bench
+.PHONY: repro test test-services test-slow check smoke bench
 .DEFAULT_GOAL := repro
 
 .venv/installed: pyproject.toml constraints.txt
@@ -21,6 +22,9 @@ repro: .venv/installed
 
 test: .venv/installed
 	python -m pytest
+
+test-services: .venv/installed
+	python -m pytest -m "services and not slow"
 
 test-slow: .venv/installed
 	python -m pytest -m slow

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from unforge.profiles import Machine
+from unforge.train import distributed
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
@@ -18,6 +21,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
+
+from unforge.profiles import Machine
+from unforge.train import distributed
 from tests.unit.train import fakes
 from unforge.profiles import Machine
 from unforge.train import distributed, loop
@@ -86,3 +92,38 @@ def test_the_log_is_that_of_the_whole_batch(runs: dict[str, dict[str, object]]) 
     one, two = runs["one rank0"]["log"], runs["two rank0"]["log"]
     assert [row[:2] for row in one] == [row[:2] for row in two]  # type: ignore[attr-defined]
     assert [row[2] for row in one] == pytest.approx([row[2] for row in two], rel=1e-3, abs=1e-5)  # type: ignore[attr-defined]
+
+
+LAUNCHED = """
+import sys
+from pathlib import Path
+from unforge.profiles import Machine
+from unforge.train import distributed
+machine = Machine(device="cpu", dtype="float32", threads=1, workers=0, devices=int(sys.argv[2]))
+distributed.launch(machine)
+with distributed.world(machine) as world:
+    (Path(sys.argv[1]) / f"rank{world.rank}of{world.size}").touch()
+if sys.argv[3:]:
+    sys.exit("this process fails")
+"""
+
+
+@pytest.mark.parametrize(("devices", "ranks"), [(1, ["rank0of1"]), (2, ["rank0of2", "rank1of2"])])
+def test_a_stage_starts_one_process_a_device(tmp_path: Path, devices: int, ranks: list[str]) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(LAUNCHED, encoding="utf-8")
+    target = tmp_path / "out"
+    target.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k not in {"WORLD_SIZE", "RANK", "LOCAL_RANK"}}
+    environment |= {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, str(script), str(target), str(devices)]
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    assert sorted(path.name for path in target.iterdir()) == ranks
+    assert subprocess.run([*command, "fail"], env=environment, capture_output=True, timeout=300).returncode == 1
+
+
+def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"asks for 4 devices, but torch .* sees 2"):
+        distributed.launch(Machine(device="cuda", dtype="float32", threads=1, workers=0, devices=4))
