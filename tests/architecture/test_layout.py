@@ -116,9 +116,13 @@ def test_no_error_is_swallowed() -> None:
                     isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"}
                 )
                 passed_on = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+                # where a stage, a node or an upload may fail alone, the error's words become its result
+                said = name(path).startswith("flows/") and any(
+                    isinstance(inner, ast.Name) and inner.id == node.name for inner in ast.walk(node)
+                )
                 # parsers of hostile bytes raise anything: what they read there is optional, and says so
                 optional = name(path) == "src/unforge/datasets/ingest.py" and "return default" in ast.unparse(node)
-                if broad and not passed_on and not optional:
+                if broad and not passed_on and not said and not optional:
                     found.append(f"{name(path)}:{node.lineno}")
     assert found == []
 
