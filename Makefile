@@ -15,6 +15,7 @@ export OMP_NUM_THREADS ?= 1
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q -c constraints.txt -e ".[dev]"
+	.venv/bin/python -m flows.locks install
 	touch $@
 
 repro: .venv/installed

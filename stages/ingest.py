@@ -55,5 +55,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         stage(arguments.dataset, profiles.load(arguments.profile))
-    except (ValueError, OSError) as error:
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(f"ingest {arguments.dataset}: {error}")
