@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -36,6 +37,8 @@ RUNNING = Path(".unforge/running")
 LOCK = Path(".unforge/walk.lock")
 GRACE = 5.0
 """Seconds between asking a stage to end and killing it."""
+TOO_LONG, ENDED = 124, 130
+"""Exit status of a stage that took longer than its timeout, and of one that was ended with its run."""
 
 
 @dataclass(frozen=True)
@@ -151,19 +154,25 @@ class Runner:
     def __init__(
         self, root: Path, timeout: float | None = None, line: Callable[[str, str], None] | None = None
     ) -> None:
-        """`timeout`: seconds a stage may take; `line` is called with a stage and each line of its log."""
+        """`timeout`: seconds a stage may take; `line` is called with a stage and what its log has grown by.
+
+        That is one or more whole lines, about every second.
+        """
         self.root, self.timeout, self.line = root, timeout, line
         self.processes: set[subprocess.Popen[bytes]] = set()
+        self.starting, self.ended = threading.Lock(), False
 
     def __call__(self, stage: str) -> int:
-        """Run one stage; its exit status, 124 when it was ended after `timeout` seconds."""
+        """Run one stage; its exit status, `TOO_LONG` when it was ended after `timeout` seconds."""
         log = log_path(self.root, stage)
         record = self.root / RUNNING / f"{log.stem}.json"
         for folder in (log.parent, record.parent):
             folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", stage]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        with open(log, "wb") as file:
+        with self.starting, open(log, "wb") as file:
+            if self.ended:
+                return ENDED
             process = subprocess.Popen(
                 command,
                 cwd=self.root,
@@ -173,7 +182,7 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.processes.add(process)
+            self.processes.add(process)
         try:
             record.write_text(json.dumps({"group": process.pid, "started": time.time()}), encoding="utf-8")
             return self._wait(stage, process, log)
@@ -186,21 +195,32 @@ class Runner:
     def _wait(self, stage: str, process: subprocess.Popen[bytes], log: Path) -> int:
         deadline = time.monotonic() + (float("inf") if self.timeout is None else self.timeout)
         status: int | None = None
+        unfinished = ""
         with open(log, encoding="utf-8", errors="replace") as text:
             while status is None:
                 try:
                     status = process.wait(max(0.0, min(1.0, deadline - time.monotonic())))
                 except subprocess.TimeoutExpired:
                     if time.monotonic() >= deadline:
-                        status = 124
+                        status = TOO_LONG
+                    elif self.ended:
+                        status = ENDED
                 if self.line is not None:
-                    for line in text:
-                        self.line(stage, line.rstrip())
+                    whole, _, unfinished = (unfinished + text.read()).rpartition("\n")
+                    if status is not None:
+                        whole = f"{whole}\n{unfinished}".strip("\n")
+                    if whole:
+                        self.line(stage, whole)
         return status
 
     def end_all(self) -> None:
-        for process in list(self.processes):
-            end(process.pid)
+        """End every stage that runs, and let no other begin."""
+        with self.starting:
+            self.ended = True
+            running = [process.pid for process in self.processes]
+        if running:
+            with ThreadPoolExecutor(len(running)) as pool:
+                list(pool.map(end, running))
 
 
 def end(group: int, since: float = 0.0) -> bool:
@@ -311,7 +331,9 @@ def walk(
         graph = read_graph(root)
         runner = Runner(root)
         try:
-            return _walk(root, graph, list(targets), jobs, run or runner, report)
+            targets = list(targets)
+            wanted = resolve(graph, targets) if targets else list(graph.upstream)
+            return follow(root, graph, wanted, jobs, run or runner, report)
         except BaseException:
             runner.end_all()
             raise
@@ -319,22 +341,26 @@ def walk(
             locks.canonical(root)
 
 
-def _walk(
+def follow(
     root: Path,
     graph: Graph,
-    targets: list[str],
+    wanted: list[str],
     jobs: int,
     run: Callable[[str], int],
     report: Callable[[Progress], None],
+    elsewhere: frozenset[str] = frozenset(),
 ) -> Result:
-    wanted = resolve(graph, targets) if targets else list(graph.upstream)
+    """Run what is stale among `wanted` and what they need. The caller holds `alone(root)`.
+
+    Stages in `elsewhere` run on other machines: `jobs` does not count them.
+    """
     todo = graph.pending(wanted)
     result = Result(fresh=len(graph.ancestors(wanted)) - len(todo))
     heights = graph.height()
     queue = sorted(todo, key=lambda s: (-heights[s], s))
     active: dict[Future[int], tuple[str, float]] = {}
     total, begin = len(queue), time.monotonic()
-    pool = ThreadPoolExecutor(jobs)
+    pool = ThreadPoolExecutor(jobs + len(todo & elsewhere))
     try:
         while queue or active:
             for stage in list(queue):
@@ -345,7 +371,9 @@ def _walk(
                     result.skipped[stage] = result.skipped.get(blocked, blocked)
                     queue.remove(stage)
             ready = [s for s in queue if all(u in result.ran or u not in todo for u in graph.upstream[s])]
-            for stage in ready[: jobs - len(active)]:
+            here = [s for s in ready if s not in elsewhere]
+            busy = sum(stage not in elsewhere for stage, _ in active.values())
+            for stage in [*here[: jobs - busy], *(s for s in ready if s in elsewhere)]:
                 queue.remove(stage)
                 active[pool.submit(contextvars.copy_context().run, run, stage)] = (stage, time.monotonic())
             if not active:
@@ -383,8 +411,19 @@ def interrupt(*_: object) -> None:
 
 def tail(log: Path, status: int, lines: int = 15) -> str:
     text = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    what = "ended, it took too long" if status == 124 else f"exit status {status}"
+    what = "ended, it took too long" if status == TOO_LONG else f"exit status {status}"
     return "\n".join([f"{what}; log: {log}", *text[-lines:]])
+
+
+def say(result: Result) -> int:
+    """Print what a walk did; the exit status it ends with."""
+    print(f"{len(result.ran)} ran, {result.fresh} were fresh", end="")
+    print(f", {len(result.failed)} failed, {len(result.skipped)} not started", flush=True)
+    for stage, text in result.failed.items():
+        print(f"\nFAILED {stage}: {text}", file=sys.stderr)
+    for stage, cause in sorted(result.skipped.items()):
+        print(f"not started {stage}: it needs {cause}", file=sys.stderr)
+    return 1 if result.failed else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -402,13 +441,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept, the rest runs next time", file=sys.stderr)
         return 130
-    print(f"{len(result.ran)} ran, {result.fresh} were fresh", end="")
-    print(f", {len(result.failed)} failed, {len(result.skipped)} not started")
-    for stage, text in result.failed.items():
-        print(f"\nFAILED {stage}: {text}", file=sys.stderr)
-    for stage, cause in sorted(result.skipped.items()):
-        print(f"not started {stage}: it needs {cause}", file=sys.stderr)
-    return 1 if result.failed else 0
+    return say(result)
 
 
 if __name__ == "__main__":

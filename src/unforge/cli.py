@@ -6,6 +6,7 @@ Every command imports what it needs when it runs, so that `unforge --help` stays
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,8 @@ Examples:
   unforge data add casia1 ~/CASIA1                 use the real set instead of the stand-in
   unforge inspect photo.jpg --run sparsevit/catnet/srm_lff/s0
   unforge diff main HEAD                           which cells moved
+  unforge reproduce sparsevit.table_4 --jobs 4     what is stale of one table, side by side
+  unforge share status                             what a colleague would get, and what is missing
 """
 
 
@@ -345,6 +348,36 @@ def catalogue(check: bool) -> None:
         sys.exit(1 if stale else 0)
     for path in [*library.write(), *([readme.FILE] if readme.write() else [])]:
         click.echo(f"wrote {path}")
+
+
+def _passed_on(module: str) -> None:
+    """Become `python -m flows.<module>` in the project's root, with the arguments of this command."""
+    from unforge import paths
+
+    root = paths.root()
+    if not (root / "flows" / f"{module}.py").is_file():
+        raise ValueError(f"{root / 'flows'} has no {module}.py: change to a clone of the repository")
+    os.chdir(root)
+    arguments = click.get_current_context().args
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", f"flows.{module}", *arguments])  # noqa: S606
+
+
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@main.command(context_settings=PASSED_ON, add_help_option=False)
+@user_errors
+def reproduce() -> None:
+    """Run what is stale side by side under Prefect: everything, tables, or what changed since a revision."""
+    _passed_on("reproduce")
+
+
+@main.command(context_settings=PASSED_ON, add_help_option=False)
+@user_errors
+def share() -> None:
+    """What colleagues get through the DVC remote: push, pull, status."""
+    _passed_on("share")
 
 
 if __name__ == "__main__":
