@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_trees import FORMATS, encoded, picture, square
+
+from tests.unit.datasets.dataset_trees import FORMATS, encoded, picture, square
 
 
 @pytest.fixture

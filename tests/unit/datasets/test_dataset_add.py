@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dataset_trees import picture
 
+from tests.unit.datasets.dataset_trees import picture
 from unforge import shards
 from unforge.datasets import add, ingest
 

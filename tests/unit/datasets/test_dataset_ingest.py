@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_trees import SIZE, encoded, picture, square
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.unit.datasets.dataset_trees import SIZE, encoded, picture, square
 from unforge import shards
 from unforge.datasets import generic, ingest
 from unforge.types import Found

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_trees import SIZE, encoded, picture, square
 
+from tests.unit.datasets.dataset_trees import SIZE, encoded, picture, square
 from unforge import datasets, shards
 from unforge.datasets import (
     casia1,

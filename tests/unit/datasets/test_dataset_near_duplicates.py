@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_trees import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
+from tests.unit.datasets.dataset_trees import encoded
 from unforge import shards
 from unforge.datasets import catnet, near_duplicates
 from unforge.types import Sample
