@@ -49,6 +49,7 @@ LOST = 120.0
 BEAT = 5.0
 """Seconds between a node's signs of life."""
 POLL = 1.0
+UNKNOWN = "its node"
 LONGEST = 100_000
 """Characters of a line that go to the server; the log on the node has all."""
 ONLINE = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
@@ -224,7 +225,7 @@ def _follow(client: SyncPrefectClient, id: uuid.UUID, say: Callable[[str], None]
     log = _Log(client, id, say)
     sign: object = None
     alive = looked = time.monotonic()
-    node = "its node"
+    node = UNKNOWN
     while True:
         run = _patiently(lambda: client.read_flow_run(id), stop)
         _patiently(log.read, stop)
@@ -238,6 +239,8 @@ def _follow(client: SyncPrefectClient, id: uuid.UUID, say: Callable[[str], None]
         node = str(run.labels.get("unforge.node", node))
         if state.is_final():
             log.drain(stop)
+            if state.is_crashed() and node == UNKNOWN:
+                raise NodeLostError(f"a worker could not start it ({state.message}): its UNFORGE_HOME must be a clone")
             if state.is_crashed():
                 raise NodeLostError(f"{node} crashed ({state.message})")
             if not state.is_completed():

@@ -232,10 +232,12 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for name, value in {**QUIET, "PREFECT_HOME": str(Path.cwd() / HOME)}.items():
+    url = f"http://{options.host}:{options.port}/api"
+    # the UI's own default is port 4200, whatever port the server has
+    ours = {**QUIET, "PREFECT_HOME": str(Path.cwd() / HOME), "PREFECT_SERVER_UI_API_URL": url}
+    for name, value in ours.items():
         os.environ.setdefault(name, value)
     home = Path(os.environ["PREFECT_HOME"]).expanduser()
-    url = f"http://{options.host}:{options.port}/api"
     lock = _hold(home, "" if options.until_eof else url)
     if lock is None:
         where = (home / "server.lock").read_text(encoding="utf-8").strip() or "for one run, which ends it"
