@@ -23,7 +23,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from flows import smoke  # noqa: E402
+from flows import server, smoke  # noqa: E402
 
 
 def repository(folder: Path, stages: int, command: str) -> Path:
@@ -52,9 +52,9 @@ def walk(folder: Path, jobs: int, module: str = "flows.walk", *targets: str) -> 
 
 def toys(temporary: Path) -> None:
     times = {
-        jobs: walk(repository(temporary / f"sleep{jobs}", 12, "sleep 3"), jobs, "flows.reproduce") for jobs in (1, 2)
+        jobs: walk(repository(temporary / f"sleep{jobs}", 10, "sleep 10"), jobs, "flows.reproduce") for jobs in (1, 2)
     }
-    say("12 stages of 3 s, two side by side", serial=times[1], parallel=times[2], ratio=times[1] / times[2])
+    say("10 stages of 10 s, two side by side", serial=times[1], parallel=times[2], ratio=times[1] / times[2])
     bare = walk(repository(temporary / "bare", 20, "true"), 2)
     prefect = repository(temporary / "prefect", 20, "true")
     full = walk(prefect, 2, "flows.reproduce")
@@ -91,7 +91,8 @@ def main() -> None:
         if options.real:
             real(Path(temporary), options.profile, options.targets)
         else:
-            toys(Path(temporary))
+            with server.api(Path(temporary)):
+                toys(Path(temporary))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Every command imports what it needs when it runs, so that `unforge --help` stays
 from __future__ import annotations
 
 import json
-import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -351,16 +351,34 @@ def catalogue(check: bool) -> None:
 
 
 def _passed_on(module: str) -> None:
-    """Become `python -m flows.<module>` in the project's root, with the arguments of this command."""
+    """Run `python -m flows.<module>` in the project's root: arguments, signals and status are passed on."""
     from unforge import paths
 
     root = paths.root()
     if not (root / "flows" / f"{module}.py").is_file():
         raise ValueError(f"{root / 'flows'} has no {module}.py: change to a clone of the repository")
-    os.chdir(root)
-    arguments = click.get_current_context().args
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", f"flows.{module}", *arguments])  # noqa: S606
+    command = [sys.executable, "-m", f"flows.{module}", *click.get_current_context().args]
+    # a process group of its own: Ctrl-C reaches it once, through this process
+    process = subprocess.Popen(command, cwd=root, process_group=0, preexec_fn=_end_with_parent)
+    handlers = {
+        number: signal.signal(number, lambda received, _: process.send_signal(received))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    sys.exit(status if status >= 0 else 128 - status)
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when its parent is killed."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}

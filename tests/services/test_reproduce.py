@@ -61,11 +61,12 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts `python -m flows.reproduce`; what still runs at the end is killed."""
+    """Starts `python -m flows.reproduce`, or what `-c` or `-m` name; what still runs at the end is killed."""
     processes: list[subprocess.Popen[str]] = []
 
     def run(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, *(arguments if arguments[:1] == ("-c",) else ("-m", "flows.reproduce", *arguments))]
+        other = arguments[:1] in (("-c",), ("-m",))
+        command = [sys.executable, *(arguments if other else ("-m", "flows.reproduce", *arguments))]
         process = subprocess.Popen(
             command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -308,20 +309,36 @@ def test_a_stage_that_takes_too_long_is_ended(
     assert gone(group)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+UNFORGE = ("-m", "unforge.cli", "reproduce")
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "status"),
+    [((), signal.SIGTERM, 130), (UNFORGE, signal.SIGINT, 130), (UNFORGE, signal.SIGKILL, -signal.SIGKILL)],
+    ids=["SIGTERM", "SIGINT to unforge", "SIGKILL to unforge"],
+)
 def test_a_signal_ends_every_stage(
-    tmp_path: Path, client: SyncPrefectClient, served: dict[str, str], start: Start, number: signal.Signals
+    tmp_path: Path,
+    client: SyncPrefectClient,
+    served: dict[str, str],
+    start: Start,
+    command: tuple[str, ...],
+    number: signal.Signals,
+    status: int,
 ) -> None:
     folder = repository(tmp_path / "one", gated("a", "b", "c"))
-    process = start(folder, served)
+    (folder / "params.yaml").touch()
+    (folder / "profiles").mkdir()
+    (folder / "flows").symlink_to(ROOT / "flows")
+    process = start(folder, served, *command)
     found = until(lambda: len(found := groups(folder)) == 2 and found, process)
     process.send_signal(number)
     text = said(process)
-    assert process.returncode == 130, text
+    assert process.returncode == status, text
     assert "interrupted" in text
     assert "Traceback" not in text
     assert all(gone(group) for group in found)
-    assert groups(folder) == []
+    assert not list((folder / ".unforge/running").iterdir())
     (run,) = runs(client, folder)
     assert state(run)[0] == "Crashed"
     assert len(list(folder.glob("started-*"))) == 2
