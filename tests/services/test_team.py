@@ -33,6 +33,7 @@ def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
     ):
         subprocess.run(command, cwd=clone, check=True)
     (clone / ".venv").symlink_to(Path(sys.executable).parents[1])
+    (clone / ".git" / "info" / "exclude").write_text(".venv\n", encoding="utf-8")  # a link is no folder to .gitignore
     s3, prefect, *others = free_ports(7)
     names = ("master", "volume", "filer", "webdav", "admin")
     environment = {
