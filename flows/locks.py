@@ -12,14 +12,18 @@ from the other side is stale by their hashes, as always.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 DRIVER = "dvclock"
 """Name of the merge driver in .gitattributes."""
@@ -47,6 +51,43 @@ def _write(path: Path, lock: Mapping[str, Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def free(root: Path) -> None:
+    """Take processes that run no more out of DVC's table of readers and writers; drop a table that was cut short.
+
+    DVC takes a zombie for a process that runs, and stops at a table that a kill or a full disk left empty.
+    Raises ValueError when another process keeps the table busy.
+    """
+    from dvc.lock import LockError, make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    folder = root / ".dvc" / "tmp"
+    path = folder / RWLOCK_FILE
+    if not path.is_file():
+        return
+    held: Any = None
+    kept: dict[str, Any] = {}
+    try:
+        with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                held = json.loads(path.read_text(encoding="utf-8"))
+                readers = {file: [one for one in all_ if _runs(one)] for file, all_ in held.get("read", {}).items()}
+                writers = {file: one for file, one in held.get("write", {}).items() if _runs(one)}
+                kept = {"read": {file: some for file, some in readers.items() if some}, "write": writers}
+            if kept != held:
+                temporary = path.with_name("rwlock.free")
+                temporary.write_text(json.dumps(kept), encoding="utf-8")
+                os.replace(temporary, path)
+    except LockError as error:
+        raise ValueError(f"another run is at work in {root}: wait for it, or end it ({error})") from None
+
+
+def _runs(holder: Mapping[str, Any]) -> bool:
+    try:
+        return bool(psutil.Process(int(holder["pid"])).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def merged(

@@ -70,6 +70,7 @@ def reproduce(
     stage failed (all that does not need it ran), and when another run is at work in the workspace.
     """
     here = Path(root or Path.cwd()).resolve()
+    _outlive_the_worker()
     echo(f"UI:   {flow_run.ui_url}")
     _sign(here)
     try:
@@ -301,6 +302,14 @@ def _alive(run: FlowRun) -> bool:
         return bool(abs(psutil.Process(int(processes[0][0])).create_time() - float(processes[0][1])) < 2)
     except psutil.NoSuchProcess:
         return False
+
+
+def _outlive_the_worker() -> None:
+    """A killed worker leaves this run a console that nobody reads; rich would end the run at its next line."""
+    for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if hasattr(handler, "console"):
+                handler.console.on_broken_pipe = lambda: None
 
 
 def quiet() -> None:

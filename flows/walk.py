@@ -32,6 +32,7 @@ import psutil
 
 from flows import locks
 
+DVC = Path(__file__).with_name("whole.py")
 LOGS = Path(".unforge/logs")
 RUNNING = Path(".unforge/running")
 LOCK = Path(".unforge/walk.lock")
@@ -168,7 +169,7 @@ class Runner:
         record = self.root / RUNNING / f"{log.stem}.json"
         for folder in (log.parent, record.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", stage]
+        command = [sys.executable, "-P", str(DVC), "--wait-for-lock", "repro", "-s", stage]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         with self.starting, open(log, "wb") as file:
             if self.ended:
@@ -292,6 +293,7 @@ def alone(root: Path) -> Iterator[None]:
             except (ValueError, KeyError):  # killed while the record was written
                 pass
             record.unlink(missing_ok=True)
+        locks.free(root)
         yield
 
 
