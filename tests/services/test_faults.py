@@ -369,10 +369,10 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_end(make: Make) 
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[bool]:
-    """A disk of 8 MB at `folder`; whether that is permitted."""
+def small_disk(folder: Path, size: str = "8m") -> Iterator[bool]:
+    """A disk at `folder`; whether that is permitted."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True).returncode == 0
     try:
         yield mounted
@@ -421,7 +421,7 @@ def test_a_full_disk_is_said_and_once_there_is_space_the_run_finishes(
             said = "No space left on device"
         else:
             warnings.warn("no disk may be mounted here: a limit on the size of files stands in for it", stacklevel=1)
-            process = toy.start("prlimit", "--fsize=100000", sys.executable, "-m", "flows.reproduce")
+            process = toy.start("prlimit", "--fsize=150000", sys.executable, "-m", "flows.reproduce")
             toy.held(process)
             toy.mend()
             text = toy.ended(process, 1)
@@ -431,6 +431,15 @@ def test_a_full_disk_is_said_and_once_there_is_space_the_run_finishes(
         assert "not started after: it needs slow" in text
         toy.check_unfinished()
         toy.finish()
+        toy.end()
+
+
+def test_a_disk_without_space_for_a_server_is_said(make: Make, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "4m") as mounted:
+        if not mounted:
+            pytest.skip("no disk may be mounted here")
+        toy = make(tmp_path / "disk" / "toy")
+        assert "No space left" in toy.ended(toy.reproduce(), 2)
         toy.end()
 
 
