@@ -6,19 +6,22 @@ the copy, byte for byte, after each fault and the run that follows it.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import pytest
 import yaml
 from dvc.utils.serialize import dump_yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -43,7 +47,8 @@ TABLE, REPORT = "papers/toy/dvc.yaml:table", "papers/toy/dvc.yaml:report"
 LOCKS = ("dvc.lock", "papers/toy/dvc.lock")
 OUTPUTS = ("source.txt", "slow.txt", "after.txt", "left.txt", "papers/toy/table.csv", "papers/toy/report.txt")
 
-# While the file `fault` is there, the stage `slow` stops half-way and says so in `held`, with its processes.
+# While the file `fault` is there, the stage `slow` stops half-way and says so in `held`, with its processes. It may
+# also say what goes wrong: "deaf" processes ignore SIGTERM; a "full" disk is a device that has no space.
 SLOW = """import json, os, signal, subprocess, time
 from pathlib import Path
 
@@ -52,8 +57,11 @@ with open("slow.txt", "w") as out:
     out.write(20000 * text)
     out.flush()
     if fault.exists():
-        if fault.read_text() == "deaf":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so does the child
+        how = fault.read_text()
+        if how == "full":
+            Path("/dev/full").write_text(text)
+        if how == "deaf":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child too
         child = subprocess.Popen(["sleep", "600"])
         Path("held.new").write_text(json.dumps([os.getpid(), child.pid]))
         os.replace("held.new", "held")
@@ -156,7 +164,7 @@ class Toy:
         return self.start(sys.executable, "-m", "flows.reproduce", *arguments, **environment)
 
     def break_(self, how: str = "") -> None:
-        """Let the next run of `slow` stop half-way; "deaf": it then ignores SIGTERM."""
+        """Let the next run of `slow` stop half-way."""
         (self.folder / "held").unlink(missing_ok=True)
         (self.folder / "fault").write_text(how)
 
@@ -299,24 +307,34 @@ def make(
         toy.end()
 
 
+def copy_database(server: PrefectServer, folder: Path) -> Path:
+    """A server's database for another one in `folder`, for which making one would take 10 s."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source, target = (sqlite3.connect(one / "prefect.db") for one in (server.folder, folder))
+    with closing(source), closing(target):
+        source.backup(target)
+    return folder
+
+
 @pytest.fixture
 def toy(make: Make, prefect_server: PrefectServer) -> Toy:
     return make(server=prefect_server)
 
 
-@pytest.mark.parametrize("victim", ["DVC", "the command"])
-def test_a_stage_that_is_killed_stops_its_dependants_only(toy: Toy, victim: str) -> None:
-    toy.break_()
-    process = toy.reproduce()
-    held = toy.held(process)
-    os.kill(toy.group() if victim == "DVC" else held[0], KILLED)
-    text = toy.ended(process, 1)
-    assert "2 ran, 1 were fresh, 1 failed, 2 not started" in text
-    assert ("FAILED slow: exit status -9" if victim == "DVC" else "exited with -9") in text
-    assert "not started after: it needs slow" in text
-    assert f"not started {REPORT}: it needs slow" in text
-    assert not any(map(alive, held))
-    toy.check_unfinished("left", "table")
+def test_a_stage_that_is_killed_stops_its_dependants_only(toy: Toy) -> None:
+    victims = {"DVC": "FAILED slow: exit status -9", "the command": "exited with -9"}
+    for (victim, words), count in zip(victims.items(), ("2 ran, 1 were", "0 ran, 3 were"), strict=True):
+        toy.break_()
+        process = toy.reproduce()
+        held = toy.held(process)
+        os.kill(toy.group() if victim == "DVC" else held[0], KILLED)
+        text = toy.ended(process, 1)
+        assert f"{count} fresh, 1 failed, 2 not started" in text
+        assert words in text
+        assert "not started after: it needs slow" in text
+        assert f"not started {REPORT}: it needs slow" in text
+        assert not any(map(alive, held))
+        toy.check_unfinished("left", "table")
     toy.mend()
     assert "3 ran, 3 were fresh" in toy.finish()
 
@@ -324,7 +342,7 @@ def test_a_stage_that_is_killed_stops_its_dependants_only(toy: Toy, victim: str)
 def test_a_kill_while_dvc_writes_a_lock_costs_no_stage(toy: Toy) -> None:
     """A long lock takes DVC seconds to write. It is as before or as after, whenever that ends."""
     name, folder = LOCKS[1], toy.folder / "papers/toy"
-    gone = {f"old_{i:03}": entry for i in range(400) for entry in [entries(toy.before[name])["table"]]}
+    gone = {f"old_{i:03}": entry for i in range(200) for entry in [entries(toy.before[name])["table"]]}
     for state in (toy.before, toy.serial):
         stages = dict(sorted({**gone, **entries(state[name])}.items()))
         dump_yaml(str(folder / "dvc.lock"), {"schema": "2.0", "stages": stages})
@@ -345,8 +363,24 @@ def test_a_kill_while_dvc_writes_a_lock_costs_no_stage(toy: Toy) -> None:
     toy.finish()
 
 
-def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_end(make: Make) -> None:
-    toy = make()  # each run has a server of its own here
+@pytest.fixture
+def zombies() -> Iterator[None]:
+    """Orphans become children of this process, which waits for none: as in a container without an init."""
+    become_subreaper = partial(ctypes.CDLL(None, use_errno=True).prctl, 36)
+    ours = {child.pid for child in psutil.Process().children()}
+    assert become_subreaper(1) == 0
+    yield
+    become_subreaper(0)
+    for child in psutil.Process().children():
+        if child.pid not in ours and child.status() == psutil.STATUS_ZOMBIE:
+            os.waitpid(child.pid, 0)
+
+
+def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_end(
+    make: Make, prefect_server: PrefectServer, zombies: None
+) -> None:
+    toy = make()  # the run has a server of its own
+    copy_database(prefect_server, toy.folder / ".unforge/prefect")
     toy.break_()
     process = toy.reproduce()
     held = toy.held(process)
@@ -356,12 +390,14 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_end(make: Make) 
     toy.ended(process, -KILLED)
     toy.until(lambda: not alive(servers[0].pid))
     assert all(map(alive, held))
+    group = toy.group()
     toy.check_locks()
 
     toy.break_()  # the stage that was left cannot come to its end meanwhile
-    again = toy.reproduce()
+    again = toy.reproduce(**prefect_server.environment)
     assert not set(toy.held(again)) & set(held)
     assert not any(map(alive, held))
+    assert psutil.Process(group).status() == psutil.STATUS_ZOMBIE  # for which DVC would wait
     toy.mend()
     text = toy.ended(again, 0)
     assert "ended slow, which a killed run had left running" in text
@@ -411,23 +447,19 @@ def test_a_full_disk_is_said_and_once_there_is_space_the_run_finishes(
 ) -> None:
     with small_disk(tmp_path / "disk") as mounted:
         toy = make(tmp_path / "disk" / "toy", prefect_server)
-        toy.break_()
+        toy.break_("" if mounted else "full")
+        process = toy.reproduce()
         if mounted:
-            process = toy.reproduce()
             toy.held(process)
             with full(tmp_path / "disk"):
                 toy.mend()
                 text = toy.ended(process, 1)
-            said = "No space left on device"
         else:
-            warnings.warn("no disk may be mounted here: a limit on the size of files stands in for it", stacklevel=1)
-            process = toy.start("prlimit", "--fsize=150000", sys.executable, "-m", "flows.reproduce")
-            toy.held(process)
-            toy.mend()
+            warnings.warn("no disk may be mounted here: /dev/full stands in for it, for one stage", stacklevel=1)
             text = toy.ended(process, 1)
-            said = "File too large"
+            toy.mend()
         assert "FAILED slow: " in text
-        assert said in text
+        assert "No space left on device" in text
         assert "not started after: it needs slow" in text
         toy.check_unfinished()
         toy.finish()
@@ -457,7 +489,7 @@ def test_a_second_run_beside_one_is_refused_and_harms_nothing(toy: Toy) -> None:
 
 def test_a_stage_that_hangs_is_ended_with_all_its_processes(toy: Toy) -> None:
     toy.break_("deaf")
-    process = toy.reproduce("slow", "--timeout", "12")
+    process = toy.reproduce("slow", "--timeout", "7")
     held = toy.held(process)
     text = toy.ended(process, 1)
     assert "FAILED slow: ended, it took too long" in text
@@ -484,14 +516,16 @@ def test_a_signal_ends_the_stages_and_keeps_what_is_finished(toy: Toy) -> None:
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[PrefectServer]:
-    """A server to kill, deployed to; schedules are off, so that each run is one of the tests."""
-    with running(PrefectServer(tmp_path_factory.mktemp("prefect"))) as started:
-        command = [sys.executable, "-m", "flows.deploy"]
-        subprocess.run(command, cwd=ROOT, env={**environment, **started.environment}, check=True, capture_output=True)
+def deployed(tmp_path_factory: pytest.TempPathFactory, prefect_server: PrefectServer) -> Iterator[PrefectServer]:
+    """A server to kill, with a deployment as in prefect.yaml but for its schedule."""
+    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $UNFORGE_HOME }}"}}]
+    with running(PrefectServer(copy_database(prefect_server, tmp_path_factory.mktemp("prefect")))) as started:
         with client(started) as api:
-            for deployment in api.read_deployments():
-                api.request("POST", "/deployments/{id}/pause_deployment", path_params={"id": deployment.id})
+            api.create_work_pool(WorkPoolCreate(name="cpu", type="process"))
+            api.create_deployment(
+                api.create_flow_from_name("reproduce"), "reproduce", entrypoint="flows/reproduce.py:reproduce",
+                work_pool_name="cpu", pull_steps=pull, path="", parameters={"jobs": 2},
+            )  # fmt: skip
         yield started
 
 
