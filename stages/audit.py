@@ -15,5 +15,5 @@ if __name__ == "__main__":
     try:
         profile = profiles.load(arguments.profile)
         audit.write(audit.audit(), Path("reports") / profile.name / "audit")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"audit: {error}")

@@ -51,5 +51,5 @@ if __name__ == "__main__":
     try:
         distributed.launch(profiles.load(arguments.profile).machine)
         stage(arguments.backbone, profiles.load(arguments.profile))
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"backbone {arguments.backbone}: {error}")

@@ -15,5 +15,5 @@ if __name__ == "__main__":
     try:
         profile = profiles.load(arguments.profile)
         claims.write(claims.build(profile), Path("reports") / profile.name / "claims")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"claims: {error}")

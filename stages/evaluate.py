@@ -44,5 +44,5 @@ if __name__ == "__main__":
     try:
         names = [name for name in arguments.testsets.split(",") if name]
         stage(arguments.run, names, profiles.load(arguments.profile))
-    except (ValueError, FileNotFoundError, evaluate.EvaluationError) as error:
+    except (ValueError, OSError, evaluate.EvaluationError) as error:
         sys.exit(f"evaluate {arguments.run}: {error}")

@@ -16,7 +16,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         stage(arguments.figure, profiles.load(arguments.profile))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"figure {arguments.figure}: {error}")
 
 

@@ -55,5 +55,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         stage(arguments.dataset, profiles.load(arguments.profile))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"ingest {arguments.dataset}: {error}")

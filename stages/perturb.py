@@ -56,5 +56,5 @@ if __name__ == "__main__":
                 data=origin.data, redistribute=origin.redistribute, inputs={arguments.testset: origin.digest},
                 config={"family": arguments.family, "level": level, "images": limit}, seed=profile.seed,
             )  # fmt: skip
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"perturb {arguments.testset}: {error}")

@@ -29,5 +29,5 @@ if __name__ == "__main__":
             with paths.writing_file(folder / f"{part}.parquet") as file:
                 pq.write_table(table, file)
         print(f"{kept.num_rows} images to learn from; {leaks.num_rows} pairs with a test image were left out")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"protocol {arguments.protocol}: {error}")

@@ -14,7 +14,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         report.write(profiles.load(arguments.profile).name)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")
 
 

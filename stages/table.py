@@ -16,5 +16,5 @@ if __name__ == "__main__":
         profile = profiles.load(arguments.profile)
         paper, _, name = arguments.table.partition(".")
         tables.write(tables.build(paper, name, profile), paths.table(profile.name, arguments.table))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"table {arguments.table}: {error}")

@@ -27,10 +27,28 @@ def connect() -> Any:
     try:
         import boto3
         from botocore.config import Config
+        from botocore.handlers import add_expect_header
     except ImportError:
         raise ValueError("s3:// needs boto3: pip install unforge[s3]") from None
     config = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 5})
-    return boto3.client("s3", endpoint_url=os.environ.get("AWS_ENDPOINT_URL"), config=config)
+    client = boto3.client("s3", endpoint_url=os.environ.get("AWS_ENDPOINT_URL"), config=config)
+    client.meta.events.register("needs-retry.s3", _broken_off)
+    # botocore waits for ever, at full speed, for the rest of a "100 Continue" in which the network broke
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return client
+
+
+def _broken_off(response: Any, attempts: int, **_: Any) -> float | None:
+    """Seconds after which to ask again, as the answer broke off in its header: to botocore it is an empty one."""
+    from botocore.exceptions import ConnectionClosedError
+
+    if response is None or response[0].status_code not in (200, 206):
+        return None
+    if {"content-length", "transfer-encoding"} & {name.lower() for name in response[0].headers}:
+        return None
+    if attempts >= ATTEMPTS:
+        raise ConnectionClosedError(endpoint_url=os.environ.get("AWS_ENDPOINT_URL", "Amazon S3"))
+    return 2.0**attempts / 10
 
 
 def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
