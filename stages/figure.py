@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from unforge import paths, profiles, specs, tables
+from unforge import markdown, paths, profiles, specs, tables
 from unforge.report import curves
 
 
@@ -27,7 +27,7 @@ def stage(figure: str, profile: profiles.Profile) -> None:
     drawn = curves.svg(data, metric=specs.figures(paper)[name].metric, salt=figure)
     target = paths.table(profile.name, figure)
     target.parent.mkdir(parents=True, exist_ok=True)
-    tables.write_parquet(data, target.with_name(f"{figure}.parquet"))
+    markdown.write_parquet(data, target.with_name(f"{figure}.parquet"))
     with paths.writing_file(target.with_name(f"{figure}.svg")) as temporary:
         temporary.write_text(drawn, encoding="utf-8")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from unforge import datasets, paths, profiles, shards
 from unforge.datasets import ingest
+from unforge.types import Views
 
 
 def stage(name: str, profile: profiles.Profile) -> None:
@@ -15,7 +16,8 @@ def stage(name: str, profile: profiles.Profile) -> None:
     if name == "photos":
         pool = datasets.load(name)
         return shards.write(target, pool.photographs(), name=name, data="real", version=pool.VERSION)
-    source = paths.read_json(paths.raw(name) / "SOURCE.json")
+    always = {"source": "stand_in"}
+    source = always if name == "views" else paths.read_json(paths.raw(name) / "SOURCE.json")
     module, scale = datasets.load(source.get("module", name)), profile.scale("ingest", name)
     if source["source"] != "real":
         return stand_in(name, module, profile, scale["images"], scale["size"])
@@ -29,23 +31,33 @@ def stage(name: str, profile: profiles.Profile) -> None:
 
 def stand_in(name: str, module: Any, profile: profiles.Profile, images: int, size: int) -> None:
     """Modified crops of freely licensed photographs: they may be shown, unlike the photographs themselves."""
+    from unforge import forgeries
+    from unforge.forgeries.steps import views
+
+    pool, recipe = shards.ShardSet(paths.shards(profile.name, "photos")), module.STAND_IN
+    made, inputs = (pool, images, size, profile.seed, name), {"photos": pool.digest}
+    if isinstance(recipe, Views):
+        samples, version = views.views(recipe, *made), views.VERSION
+    else:
+        samples, version = forgeries.stand_in(recipe, *made, renderer(recipe, profile, inputs)), forgeries.VERSION
+    shards.write(
+        paths.shards(profile.name, name), samples, name=name, data="stand_in", version=f"{module.VERSION}/{version}",
+        redistribute=True, config={"images": images, "size": size}, seed=profile.seed, inputs=inputs,
+    )  # fmt: skip
+
+
+def renderer(recipe: Any, profile: profiles.Profile, inputs: dict[str, str]) -> Any:
+    """What re-renders regions, where the recipe asks for it; its hash is added to `inputs`."""
+    if "regenerated" not in recipe.kinds:
+        return None
     import torch
 
-    from unforge import backbones, forgeries
+    from unforge import backbones
 
     torch.set_num_threads(profile.machine.threads)
-    pool = shards.ShardSet(paths.shards(profile.name, "photos"))
-    inputs, render = {"photos": pool.digest}, None
-    if "regenerated" in module.STAND_IN.kinds:
-        folder = paths.backbone(profile.name, "autoencoder")
-        render = backbones.load(folder).render
-        inputs["autoencoder"] = paths.sha256(folder / "model.safetensors")
-    shards.write(
-        paths.shards(profile.name, name),
-        forgeries.stand_in(module.STAND_IN, pool, images, size, profile.seed, name, render), name=name,
-        data="stand_in", version=f"{module.VERSION}/{forgeries.VERSION}", redistribute=True,
-        config={"images": images, "size": size}, seed=profile.seed, inputs=inputs,
-    )  # fmt: skip
+    folder = paths.backbone(profile.name, "autoencoder")
+    inputs["autoencoder"] = paths.sha256(folder / "model.safetensors")
+    return backbones.load(folder).render
 
 
 if __name__ == "__main__":

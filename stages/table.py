@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from unforge import paths, profiles, tables
+from unforge import markdown, paths, profiles, tables
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -15,6 +15,6 @@ if __name__ == "__main__":
     try:
         profile = profiles.load(arguments.profile)
         paper, _, name = arguments.table.partition(".")
-        tables.write(tables.build(paper, name, profile), paths.table(profile.name, arguments.table))
+        markdown.write(tables.build(paper, name, profile), paths.table(profile.name, arguments.table))
     except (ValueError, OSError) as error:
         sys.exit(f"table {arguments.table}: {error}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from unforge import paths, specs, tables
+from unforge import markdown, paths, specs
 
 FINDINGS = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("paper", "table", "row", "column", "rule", "detail")]
@@ -74,16 +74,16 @@ def printed(paper: str) -> list[Printed]:
     for name, table in specs.tables(paper).items():
         for row in table.rows:
             for (column, spec), text in zip(table.columns.items(), row.printed, strict=False):
-                value = None if text is None else specs.number(text)
+                value = specs.target(text, spec.metric)
                 if text is None or value is None:
                     continue
-                half = specs.rounding(text)
+                half = specs.rounding(text) / (100 if specs.in_percent(spec.metric) else 1)
                 found.append(
                     Printed(
                         table=name,
                         row=row.id,
                         column=column,
-                        subject=_subject(table, row),
+                        subject=_subject(table, row, column),
                         metric=spec.metric,
                         testsets=tuple(sorted(table.testsets(column))),
                         part=spec.part,
@@ -96,8 +96,10 @@ def printed(paper: str) -> list[Printed]:
     return found
 
 
-def _subject(table: specs.Table, row: specs.Row) -> str:
+def _subject(table: specs.Table, row: specs.Row, column: str) -> str:
     """A re-run row by method, variant and protocol; a cited one by its label's letters and digits."""
+    if row.origin:
+        return f"{row.origin}/{row.variant}/{table.signal(row, column)}"
     if row.method is not None:
         return f"{row.method}/{row.variant or 'full'}"
     return "".join(letter for letter in row.label.lower() if letter.isalnum())
@@ -224,12 +226,12 @@ def _row(paper: str, found: Finding) -> dict[str, str]:
 
 def write(table: pa.Table, base_path: Path) -> None:
     """Findings as `<base_path>.parquet` and, for people, `<base_path>.md`."""
-    tables.write_parquet(table, base_path.with_name(base_path.name + ".parquet"))
+    markdown.write_parquet(table, base_path.with_name(base_path.name + ".parquet"))
     with paths.writing_file(base_path.with_name(base_path.name + ".md")) as partial:
-        partial.write_text(markdown(table), encoding="utf-8")
+        partial.write_text(text(table), encoding="utf-8")
 
 
-def markdown(table: pa.Table) -> str:
+def text(table: pa.Table) -> str:
     """Findings by paper; a paper without any says so."""
     rows = table.to_pylist()
     lines = ["# Audit of the printed tables", ""]
@@ -238,7 +240,9 @@ def markdown(table: pa.Table) -> str:
         own = [row for row in rows if row["paper"] == paper]
         if own:
             lines += ["| table | row | column | rule | detail |", "| --- " * 5 + "|"]
-            lines += ["| " + " | ".join(tables.escape(row[name]) for name in FINDINGS.names[1:]) + " |" for row in own]
+            lines += [
+                "| " + " | ".join(markdown.escape(row[name]) for name in FINDINGS.names[1:]) + " |" for row in own
+            ]
         else:
             lines.append(f"Nothing found in {len(printed(paper))} printed numbers.")
         lines.append("")

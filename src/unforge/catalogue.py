@@ -7,114 +7,18 @@ that method and nothing else; scale values are DVC params of the stage's own key
 
 from __future__ import annotations
 
-import ast
-import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from unforge import datasets, paths, perturbations, profiles, specs
+from unforge import datasets, origins, paths, perturbations, profiles, specs
 from unforge import demand as demands
+from unforge.dag import Stage
 
 HEADER = "# Written by `unforge catalogue`: change papers/, profiles/ or the code instead.\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One DVC stage. Paths are relative to the project's root."""
-
-    name: str
-    script: str
-    arguments: tuple[str, ...]
-    modules: tuple[str, ...] = ()
-    """Modules that are loaded by name and so escape the script's own imports."""
-    deps: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    """Keys of the profile's file."""
-    seed: bool = False
-    outs: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    """Small outputs that git keeps: not in DVC's cache."""
-    pool: str = "cpu"
-    """`gpu`: the stage gains from a GPU node."""
-    files: tuple[str, ...] = field(default=())
-    """Files the stage reads that are not Python."""
-
-    def entry(self, profile: str, wdir: str | None) -> dict[str, Any]:
-        """The stage as DVC writes it."""
-        value: dict[str, Any] = {"wdir": wdir} if wdir else {}
-        value["cmd"] = " ".join(["python", f"stages/{self.script}.py", *self.arguments, "--profile", profile])
-        code = closure(f"stages/{self.script}.py", self.modules)
-        value["deps"] = sorted({*code, *self.deps, *self.files})
-        params: list[Any] = []
-        if self.seed:
-            params.append("seed")
-        if self.keys:
-            params.append({f"profiles/{profile}.yaml": sorted(self.keys)})
-        if params:
-            # a file named in `params` is read from the stage's working directory
-            value["params"] = params
-        outs: list[Any] = sorted(self.outs)
-        outs += [{path: {"cache": False}} for path in sorted(self.kept)]
-        value["outs"] = outs
-        if self.pool != "cpu":
-            value["meta"] = {"pool": self.pool}
-        return value
-
-
-@cache
-def _graph() -> Any:
-    import grimp
-
-    return grimp.build_graph("unforge", cache_dir=str(paths.root() / ".unforge" / "imports"))
-
-
-def _file(module: str) -> str | None:
-    """Source file of a module; None for a package whose `__init__` holds nothing but a docstring."""
-    stem = Path("src", *module.split("."))
-    if (paths.root() / stem).is_dir():
-        init = paths.root() / stem / "__init__.py"
-        body = ast.parse(init.read_text(encoding="utf-8")).body if init.is_file() else []
-        return str(stem / "__init__.py") if any(not isinstance(node, ast.Expr) for node in body) else None
-    return f"{stem}.py"
-
-
-def imports(script: str) -> set[str]:
-    """Modules of `unforge` that a script names in its import statements."""
-    modules = set(_graph().modules)
-    found: set[str] = set()
-    for node in ast.walk(ast.parse((paths.root() / script).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found & modules
-
-
-@cache
-def closure(script: str, modules: tuple[str, ...] = ()) -> frozenset[str]:
-    """Files whose edit can change what a script does: itself, what it imports, and what those import.
-
-    Raises ValueError when a module named in `modules` does not exist.
-    """
-    graph = _graph()
-    start = imports(script) | set(modules)
-    for module in modules:
-        if module not in graph.modules:
-            near = difflib.get_close_matches(module, graph.modules, n=3)
-            raise ValueError(f"no module {module}" + (f": near are {', '.join(near)}" if near else ""))
-        start |= {m for m in graph.modules if m.startswith(f"{module}.")}
-    found = set(start)
-    for module in start:
-        found |= graph.find_upstream_modules(module)
-    for module in list(found):
-        parts = module.split(".")
-        found |= {".".join(parts[:n]) for n in range(1, len(parts))}
-    return frozenset([script, *(file for file in map(_file, sorted(found)) if file)])
 
 
 def is_real(dataset: str) -> bool:
@@ -134,14 +38,17 @@ def obtainable(demand: demands.Demand, profile: profiles.Profile) -> demands.Dem
     runs = {
         name: replace(run, testsets=tuple(t for t in run.testsets if demands.base(t) in testsets))
         for name, run in demand.runs.items()
-        if not run.protocol or run.protocol in protocols
+        if not run.origin and (not run.protocol or run.protocol in protocols)
     }
+    ready = origins.obtainable(demand, profile, is_real)
     return replace(
         demand,
-        runs={name: run for name, run in runs.items() if run.testsets},
+        runs={name: run for name, run in runs.items() if run.testsets} | dict(ready.runs),
         perturbed={key: levels for key, levels in demand.perturbed.items() if key[0] in testsets},
         testsets=testsets,
         protocols=protocols,
+        origins=ready.origins,
+        pools=ready.pools,
     )
 
 
@@ -159,8 +66,9 @@ def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Sta
     name = profile.name
     stages = _pool(name) if profile.stand_ins else []
     members = {m for p in demand.protocols for m in _members(p)}
-    for dataset in sorted({*demand.testsets, *members}):
+    for dataset in sorted({*demand.testsets, *demand.pools, *members}):
         stages.append(_ingest(profile, dataset))
+    stages += origins.shared_stages(profile, demand)
     for protocol in sorted(demand.protocols):
         testsets = sorted(demand.testsets)
         stages.append(
@@ -276,9 +184,9 @@ def _ingest(profile: profiles.Profile, dataset: str) -> Stage:
     modules = [module.__name__]
     deps = [str(source)]
     if not is_real(dataset):
-        modules.append("unforge.forgeries")
         deps.append(str(paths.shards(name, "photos")))
-        if "regenerated" in module.STAND_IN.kinds:
+        modules.append("unforge.forgeries")
+        if "regenerated" in getattr(module.STAND_IN, "kinds", ()):
             modules.append("unforge.backbones.autoencoder")
             deps.append(str(paths.backbone(name, "autoencoder")))
     return Stage(
@@ -335,7 +243,8 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
     stages: list[Stage] = []
     for run_name, run in sorted(demand.runs.items()):
         if run.paper == paper:
-            stages += run_stages(profile, run_name, run)
+            stages += (origins.run_stages if run.origin else run_stages)(profile, run_name, run)
+    stages += origins.paper_stages(profile, paper, demand)
     folder = f"papers/{paper}"
     entries: list[tuple[str, str, specs.Table | specs.Figure]] = [
         *(("table", entry, table) for entry, table in specs.tables(paper).items()),

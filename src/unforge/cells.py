@@ -26,7 +26,7 @@ def cells(profile: profiles.Profile) -> pa.Table:
                 for column in table.columns:
                     cell = tables.cell(paper, name, table, row, column, _unmeasured(profile, table, row, column))
                     known = built.get((row.id, column))
-                    if known is not None and all(known[key] == cell[key] for key in _FIXED):
+                    if known is not None and all(known.get(key) == cell[key] for key in _FIXED):
                         cell = {**known, "row_label": cell["row_label"], "column_label": cell["column_label"]}
                     elif built and row.method is not None:
                         cell["note"] = "the table was built from another YAML"
@@ -34,7 +34,7 @@ def cells(profile: profiles.Profile) -> pa.Table:
     return pa.Table.from_pylist(found, schema=tables.CELLS)
 
 
-_FIXED = ("metric", "printed", "testset", "line", "method", "variant", "protocol", "block")
+_FIXED = ("metric", "printed", "testset", "line", "method", "variant", "protocol", "signal", "block")
 
 
 def _unmeasured(profile: profiles.Profile, table: specs.Table, row: specs.Row, column: str) -> tables.Value:
@@ -42,7 +42,9 @@ def _unmeasured(profile: profiles.Profile, table: specs.Table, row: specs.Row, c
         return tables.Value(status="cited")
     if table.columns[column].is_count:
         return tables.Value()
-    parts = [tables.missing(profile, table.protocol or "", testset) for testset in table.testsets(column)]
+    if table.own(row, column):
+        return tables.OWN
+    parts = [tables.missing(profile, table.protocol or "", t, row.origin) for t in table.testsets(column)]
     return max(parts, key=lambda part: tables.STATUSES.index(part.status))
 
 

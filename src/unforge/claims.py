@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from unforge import demand, metrics, paths, profiles, scores, specs, tables
+from unforge import demand, markdown, metrics, paths, profiles, scores, specs, tables
 
 VERDICTS = pa.schema(
     [
@@ -138,15 +138,16 @@ def _compared(
     for side in (claim.left, claim.right):
         table = known[side.table]
         row = specs.row(table, side.row)
-        protocol = table.protocol or ""
-        testsets = [testset for column in side.columns for testset in table.testsets(column)]
-        most = number.get((protocol, row.method or "", row.variant), 1)
-        rows = reader.run_rows(paper, protocol, row.variant, most, testsets)
+        rows = reader.cell_rows(paper, table, row, side.columns, number)
         missing = [testset for testset, per_seed in rows.items() if not per_seed]
         if missing or len({len(per_seed) for per_seed in rows.values()}) > 1:
             where = ", ".join(missing) or "every test set with one seed"
             return Comparison(note=f"not measured: {row.variant or 'full'} has no scores on {where}")
         sides.append((rows, table.columns[side.columns[0]].metric))
+    if specs.row(known[claim.left.table], claim.left.row).origin:
+        sides = [
+            (rows, metric) for rows, (_, metric) in zip(tables.both([rows for rows, _ in sides]), sides, strict=True)
+        ]
     parts = [[(per_seed, metric) for per_seed in rows.values()] for rows, metric in sides]
     found = metrics.paired(parts[0], parts[1], reader.profile.seed)
     files = [table for rows, _ in sides for per_seed in rows.values() for table in per_seed]
@@ -172,12 +173,12 @@ def _compared(
 
 def write(table: pa.Table, base_path: Path) -> None:
     """Verdicts as `<base_path>.parquet` and, for people, `<base_path>.md`."""
-    tables.write_parquet(table, base_path.with_name(base_path.name + ".parquet"))
+    markdown.write_parquet(table, base_path.with_name(base_path.name + ".parquet"))
     with paths.writing_file(base_path.with_name(base_path.name + ".md")) as partial:
-        partial.write_text(markdown(table), encoding="utf-8")
+        partial.write_text(text(table), encoding="utf-8")
 
 
-def markdown(table: pa.Table) -> str:
+def text(table: pa.Table) -> str:
     """Verdicts by paper, with scale, data, n and seeds beside each."""
     rows = table.to_pylist()
     lines = ["# Claims", ""]
@@ -203,13 +204,13 @@ def _line(row: Mapping[str, Any]) -> str:
     basis += [f"n {row['n']}" if row["n"] is not None else ""]
     basis += [f"{row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''}" if row["n_seeds"] is not None else ""]
     parts = [
-        tables.escape(row["text"]),
+        markdown.escape(row["text"]),
         "" if row["line"] is None else str(row["line"]),
         shown(row["left_measured"]),
         shown(row["right_measured"]),
         difference,
         f"{MARKS[row['verdict']]} {row['verdict']}",
         ", ".join(part for part in basis if part),
-        tables.escape(row["note"]),
+        markdown.escape(row["note"]),
     ]
     return "| " + " | ".join(parts) + " |"

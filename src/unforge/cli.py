@@ -26,6 +26,7 @@ Examples:
   unforge methods --counts                         parameters and MACs at paper scale
   unforge data add casia1 ~/CASIA1                 use the real set instead of the stand-in
   unforge inspect photo.jpg --run sparsevit/catnet/srm_lff/s0
+  unforge trace photo.png --iar all                which generator's images it is like
   unforge diff main HEAD                           which cells moved
   unforge reproduce sparsevit.table_4 --jobs 4     what is stale of one table, side by side
   unforge share status                             what a colleague would get, and what is missing
@@ -198,7 +199,8 @@ def data_add(dataset: str, source: str, rows: Path | None) -> None:
     """Verify SOURCE (a directory, zip, tar or s3://bucket/prefix) and use it as DATASET from now on.
 
     DATASET is one of `unforge data list`, or a new name for your own images and masks: `images/` and `masks/`
-    paired by stem, or a CSV with the columns image,mask.
+    paired by stem, or a CSV with the columns image,mask; or `generated/var` and the like for images and token maps
+    made elsewhere with a model's official checkpoint: `images/` and `tokens/` paired by stem.
     """
     from unforge import paths, shards
     from unforge.datasets import add
@@ -209,6 +211,8 @@ def data_add(dataset: str, source: str, rows: Path | None) -> None:
     if rows:
         shards.write_rows(rows, report.rows)
     click.echo(report.text())
+    if report.module == "generated":
+        click.echo("Profiles without stand-ins (`paper`) use these images; the others sample their own.")
     click.echo("`make repro` (or `dvc repro`) now re-runs exactly what touches it; run `unforge catalogue` first.")
 
 
@@ -260,6 +264,38 @@ def inspect(images: tuple[Path, ...], run_name: str, output: Path, profile: str 
     else:
         library.echo(rows, click.echo)
     sys.exit(2 if all(row.get("error") for row in rows) else 1 if any(row.get("error") for row in rows) else 0)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--iar", "model", required=True, help="A model (llamagen, var, ...) or all that are there.")
+@click.option(
+    "--fpr", type=float, default=0.01, show_default=True, help="False-positive rate the threshold is set for."
+)
+@click.option("--profile", help="Default: the active profile.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@user_errors
+def trace(images: tuple[Path, ...], model: str, fpr: float, profile: str | None, as_json: bool) -> None:
+    """Whether an image autoregressive model made these images, and with `all` which one is the likeliest.
+
+    A verdict needs a threshold from held-out photographs; without it there are only signals. An image smaller than
+    a model's is refused; a larger one is reduced to it, which weakens the signal. Status 1 when some image could not
+    be measured, 2 when none could.
+
+    \b
+    Example:
+      unforge trace photo.png drawing.jpg --iar all --json
+    """
+    from unforge import profiles
+    from unforge import trace as library
+
+    with _progress("images") as progress:
+        rows = library.trace(list(images), model, profiles.load(profile), fpr, progress=progress)
+    if as_json:
+        echo_json(rows)
+    else:
+        library.echo(rows, click.echo)
+    sys.exit(library.failed(rows))
 
 
 @main.command()

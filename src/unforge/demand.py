@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from unforge import perturbations, profiles, specs
+from unforge import paths, perturbations, profiles, specs
 
 BASELINES = {"baseline_all": "all", "baseline_centre": "centre"}
 """Variants of the method `constant`, scored on the same images as everything else."""
@@ -22,6 +22,14 @@ class Run:
     seed: int
     testsets: tuple[str, ...]
     """Sorted; a perturbed one is `casia1~jpeg70`."""
+    origin: str = ""
+    """Provenance: the model whose images are told from others; then `variant` is the encoder."""
+    costly: frozenset[tuple[str, str]] = frozenset()
+    """Provenance: (signal, test set) of the signals that take too long to be had everywhere."""
+
+
+COSTLY = frozenset({"quant_loss_opt", "quant_loss_opt_kept", "combined_opt", "latent_tracer"})
+"""Signals that descend on every image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +42,12 @@ class Demand:
     perturbed: Mapping[tuple[str, str], tuple[int | float, ...]]
     """Levels by (test set, family)."""
     testsets: frozenset[str]
-    """Unperturbed."""
+    """Unperturbed, of images that were forged or not."""
     protocols: frozenset[str]
+    origins: frozenset[str] = frozenset()
+    """Models that generate images."""
+    pools: frozenset[str] = frozenset()
+    """Unperturbed sets of photographs that generated images are told from."""
 
 
 def seeds(paper: str, profile: profiles.Profile) -> dict[tuple[str, str, str], int]:
@@ -50,10 +62,10 @@ def seeds(paper: str, profile: profiles.Profile) -> dict[tuple[str, str, str], i
         for side in (claim.left, claim.right):
             table = tables[side.table]
             row = specs.row(table, side.row)
-            if table.columns[side.columns[0]].is_count or row.method is None or table.protocol is None:
+            if table.columns[side.columns[0]].is_count or row.method is None or row.origin:
                 continue
             number = claim.seeds if most is None else min(claim.seeds, int(most))
-            key = (table.protocol, row.method, row.variant)
+            key = (table.protocol or "", row.method, row.variant)
             found[key] = max(found.get(key, 1), number)
     return found
 
@@ -70,7 +82,8 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
         number = seeds(paper, profile)
         for want in _wants(paper):
             counts |= {want.method} if want.counted else set()
-            compared |= {base(testset) for testset in want.testsets}
+            if not want.origin:
+                compared |= {base(testset) for testset in want.testsets}
             for seed in range(number.get((want.protocol, want.method, want.variant), 1) if want.testsets else 0):
                 name = specs.run_name(paper, want.protocol, want.variant, seed)
                 known = runs.get(name)
@@ -83,6 +96,8 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
                     variant=want.variant,
                     seed=seed,
                     testsets=tuple(sorted({*want.testsets, *(known.testsets if known else ())})),
+                    origin=want.origin,
+                    costly=_afforded(want, profile) | (known.costly if known else frozenset()),
                 )
     if compared:
         for variant in BASELINES.values():
@@ -90,15 +105,19 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
                 paper="", protocol="", method="constant", variant=variant, seed=0, testsets=tuple(sorted(compared))
             )
     perturbed: dict[tuple[str, str], set[int | float]] = {}
-    for testset in {testset for run in runs.values() for testset in run.testsets if "~" in testset}:
+    for testset in {t for run in runs.values() if not run.origin for t in run.testsets if "~" in t}:
         origin, family, level = perturbations.parse(testset)
         perturbed.setdefault((origin, family), set()).add(level)
+    told = {base(testset) for run in runs.values() if run.origin for testset in run.testsets}
+    generated = {testset for testset in told if testset.startswith(paths.generated(""))}
     return Demand(
         runs=dict(sorted(runs.items())),
         counts=frozenset(counts),
         perturbed={key: tuple(sorted(levels)) for key, levels in sorted(perturbed.items())},
         testsets=frozenset(compared),
-        protocols=frozenset(run.protocol for run in runs.values() if run.protocol),
+        protocols=frozenset(run.protocol for run in runs.values() if run.protocol and not run.origin),
+        origins=frozenset(testset.removeprefix(paths.generated("")) for testset in generated),
+        pools=frozenset(told - generated),
     )
 
 
@@ -111,7 +130,8 @@ def needs(paper: str, entry: str, profile: profiles.Profile) -> list[str]:
         if want.entry == entry and want.testsets
         for seed in range(number.get((want.protocol, want.method, want.variant), 1))
     ]
-    return sorted({*found, *(baseline_name(variant) for variant in BASELINES.values())}) if found else []
+    plain = [want for want in _wants(paper) if want.entry == entry and want.testsets and not want.origin]
+    return sorted({*found, *(baseline_name(variant) for variant in BASELINES.values() if plain)})
 
 
 def counts_needed(paper: str, entry: str) -> list[str]:
@@ -148,6 +168,36 @@ class _Want:
     variant: str
     testsets: tuple[str, ...]
     counted: bool
+    origin: str = ""
+    costly: frozenset[tuple[str, str]] = frozenset()
+
+
+def _afforded(want: _Want, profile: profiles.Profile) -> frozenset[tuple[str, str]]:
+    """The costly signals that the profile has taken of the model's runs; cells of the others are `not_run`."""
+    if not want.costly:
+        return frozenset()
+    listed = profile.scale("signals", want.origin)["costly"]
+    return frozenset(pair for pair in want.costly if pair[0] in listed)
+
+
+def _told(entry: str, table: specs.Table, row: specs.Row, counted: bool) -> _Want:
+    """Positives and negatives of one provenance row, and where a costly signal is asked for."""
+    assert row.method is not None
+    pairs = set()
+    for name, column in table.columns.items():
+        if not column.is_count and not table.own(row, name):
+            signal = table.signal(row, name)
+            pairs |= {(signal, testset) for testset in (*table.testsets(name), table.positives(row, name))}
+    return _Want(
+        entry=entry,
+        protocol=row.origin,
+        method=row.method,
+        variant=row.variant,
+        testsets=tuple(sorted({testset for _, testset in pairs})),
+        counted=counted,
+        origin=row.origin,
+        costly=frozenset(pair for pair in pairs if pair[0] in COSTLY),
+    )
 
 
 def _wants(paper: str) -> list[_Want]:
@@ -156,7 +206,9 @@ def _wants(paper: str) -> list[_Want]:
         testsets = {testset for column in table.columns for testset in table.testsets(column)}
         counted = any(column.is_count for column in table.columns.values())
         for row in table.rows:
-            if row.method is not None:
+            if row.method is not None and row.origin:
+                found.append(_told(name, table, row, counted))
+            elif row.method is not None:
                 found.append(
                     _Want(
                         entry=name,

@@ -203,7 +203,7 @@ def _read(shard_set: ShardSet, testset: str, workers: int) -> Iterator[tuple[str
 
 
 def _identity(row: Mapping[str, Any], shard_set: ShardSet, run: Run, testset: str) -> dict[str, Any]:
-    names = ("key", "unit", "source", "label", "kind", "width", "height", "data")
+    names = ("key", "unit", "source", "label", "kind", "origin", "width", "height", "data")
     return {name: row[name] for name in names} | {
         "seed": run.seed,
         "testset": testset,

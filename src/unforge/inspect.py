@@ -52,7 +52,7 @@ def inspect(images: list[Path], run_dir: Path, out_dir: Path) -> list[dict[str, 
         for path, name in zip(images, names, strict=True):
             row: dict[str, Any] = {"file": os.fsencode(path).decode("utf-8", "replace"), **about}
             try:
-                data = _read(path)
+                data = read(path)
                 image = decode(data, evaluate.MAX_PIXELS)
                 prediction = method.predict(evaluate.to_tensor(image, torch.device("cpu")))
                 probability = evaluate.restore(prediction.mask, image.shape[:2])
@@ -136,7 +136,8 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """A file's bytes. ValueError when it is none."""
     if not path.exists():
         raise ValueError("there is no such file")
     if not path.is_file():

@@ -56,6 +56,25 @@ def backbone(profile: str, name: str) -> Path:
     return Path("models") / profile / "backbones" / name
 
 
+def codebook(profile: str, name: str) -> Path:
+    """A tokenizer's folder."""
+    return Path("models") / profile / "codebooks" / name
+
+
+def prior(profile: str, name: str) -> Path:
+    return Path("models") / profile / "priors" / name
+
+
+def inverse(profile: str, name: str) -> Path:
+    """`name` is a tokenizer's, or that and `_augmented`."""
+    return Path("models") / profile / "inverse" / name
+
+
+def generated(origin: str) -> str:
+    """Name of the set of images that a model generated."""
+    return f"generated_{origin}"
+
+
 def run(profile: str, name: str) -> Path:
     return Path("models") / profile / "runs" / name
 

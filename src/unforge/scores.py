@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 THRESHOLD = 0.5
 """A pixel counts as manipulated when its probability is strictly above."""
 TOLERANCE = 1e-4
@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         pa.field("testset", pa.string(), nullable=False),
         pa.field("label", pa.int8(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
+        pa.field("origin", pa.string()),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("score", pa.float32()),

@@ -1,7 +1,7 @@
 """WebDataset shards: original image bytes, mask as PNG, metadata as JSON; the same samples give the same bytes.
 
 A set is a directory: `shard-000000.tar`, ..., `manifest.parquet` (one row per image, with the byte range of
-image and mask inside its tar, so any image is one read away), `rejects.parquet` (what was left out or flagged,
+image, mask and tokens inside its tar, so any image is one read away), `rejects.parquet` (what was left out or flagged,
 and why) and `meta.json`. The tars are ordinary WebDataset shards and read with `webdataset` too.
 """
 
@@ -52,9 +52,12 @@ MANIFEST = pa.schema(
         ("image_size", pa.int64()),
         ("mask_offset", pa.int64()),
         ("mask_size", pa.int64()),
+        ("tokens_offset", pa.int64()),
+        ("tokens_size", pa.int64()),
         ("extension", pa.string()),
         ("label", pa.int8()),
         ("kind", pa.string()),
+        ("origin", pa.string()),
         ("source", pa.list_(pa.string())),
         ("unit", pa.string()),
         ("split", pa.string()),
@@ -62,6 +65,7 @@ MANIFEST = pa.schema(
         ("height", pa.int32()),
         ("image_sha256", pa.string()),
         ("mask_sha256", pa.string()),
+        ("tokens_sha256", pa.string()),
         ("phash", pa.int64()),
         ("mask_fraction", pa.float64()),
         ("data", pa.string()),
@@ -135,6 +139,13 @@ def encode_png(array: np.ndarray) -> bytes:
         array = array.astype(np.uint8) * 255
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, format="PNG", compress_level=6)
+    return stream.getvalue()
+
+
+def encode_npy(array: np.ndarray) -> bytes:
+    """npy file of an array."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
 
 
@@ -212,11 +223,14 @@ def _members(sample: Sample) -> dict[str, bytes]:
         "source": list(sample.source),
         "unit": sample.unit,
         "split": sample.split,
+        "origin": sample.origin,
         "meta": dict(sample.meta),
     }
     members = {sample.extension: sample.image, "json": json.dumps(document, sort_keys=True).encode()}
     if sample.mask is not None:
         members["mask.png"] = sample.mask
+    if sample.tokens is not None:
+        members["tokens.npy"] = sample.tokens
     return members
 
 
@@ -237,9 +251,12 @@ def _row(sample: Sample, members: Mapping[str, bytes], shard: str, end: int, dat
         "image_size": len(sample.image),
         "mask_offset": offsets.get("mask.png"),
         "mask_size": None if sample.mask is None else len(sample.mask),
+        "tokens_offset": offsets.get("tokens.npy"),
+        "tokens_size": None if sample.tokens is None else len(sample.tokens),
         "extension": sample.extension,
         "label": sample.label,
         "kind": sample.kind,
+        "origin": sample.origin,
         "source": list(sample.source),
         "unit": sample.unit,
         "split": sample.split,
@@ -247,6 +264,7 @@ def _row(sample: Sample, members: Mapping[str, bytes], shard: str, end: int, dat
         "height": pixels.height,
         "image_sha256": hashlib.sha256(sample.image).hexdigest(),
         "mask_sha256": None if sample.mask is None else hashlib.sha256(sample.mask).hexdigest(),
+        "tokens_sha256": None if sample.tokens is None else hashlib.sha256(sample.tokens).hexdigest(),
         "phash": pixels.phash,
         "mask_fraction": pixels.mask_fraction,
         "data": data,
@@ -342,3 +360,11 @@ class ShardSet:
             row = self.rows[key]
             return np.zeros((row["height"], row["width"]), dtype=bool)
         return decode_mask(data)
+
+    def tokens(self, key: str) -> np.ndarray:
+        """The tokens a generated image was decoded from. ValueError when they are not known."""
+        row = self.rows[key]
+        if row["tokens_size"] is None:
+            raise ValueError(f"{self.url or self.path}: the tokens of {key} are not known")
+        tokens: np.ndarray = np.load(io.BytesIO(self._read(row, "tokens")), allow_pickle=False)
+        return tokens

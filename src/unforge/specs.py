@@ -40,6 +40,8 @@ _UNITS = {"": Decimal(1), "M": Decimal(10) ** 6, "G": Decimal(10) ** 9}
 def number(printed: str) -> float | None:
     """The value of a printed string: `0.513`, `50.3M` (1e6), `46.2G` (1e9), `512×512` (512); None for a dash.
 
+    As printed: `99.4` of a share in percent is 99.4 (see `target`).
+
     ValueError for anything else: the table cannot be compared with what it does not say.
     """
     if printed in ("-", "–", "—"):
@@ -53,6 +55,17 @@ def number(printed: str) -> float | None:
     raise ValueError(f"{printed!r} is not a number as papers print it (0.513, 50.3M, 46.2G, 512×512, -)")
 
 
+def target(printed: str | None, metric: str) -> float | None:
+    """What a measured value is compared with, in the units of the metric; None when nothing is printed."""
+    value = None if printed is None else number(printed)
+    return value / 100 if value is not None and in_percent(metric) else value
+
+
+def in_percent(metric: str) -> bool:
+    """Whether a metric is printed in percent; it is measured in [0,1] all the same."""
+    return metric.startswith("tpr@")
+
+
 def rounding(printed: str) -> float:
     """Half a unit of the last printed digit: `0.513` 0.0005, `50.3M` 50,000; 0 for a size."""
     match = _NUMBER.fullmatch(printed)
@@ -63,7 +76,8 @@ def rounding(printed: str) -> float:
 
 
 def show(value: float, metric: str) -> str:
-    """A measured value for people, in the paper's units: `50.35M`, `46.04G`, `512×512`, `0.513`."""
+    """A measured value for people, in the paper's units: `50.35M`, `46.04G`, `512×512`, `0.513`, `99.4`
+    (percent)."""
     match metric:
         case "params":
             return f"{value / 1e6:.2f}M"
@@ -72,7 +86,7 @@ def show(value: float, metric: str) -> str:
         case "input_size":
             return f"{value:.0f}×{value:.0f}"
         case _:
-            return f"{value:.3f}"
+            return f"{100 * value:.1f}" if in_percent(metric) else f"{value:.3f}"
 
 
 class Paper(Spec):
@@ -103,7 +117,11 @@ class Column(Spec):
     part: str = ""
     """Counts: which part of the network is counted (`""` whole, `head`)."""
     relative_to: str | None = None
-    """Ratios: the variant whose count is 1."""
+    """Ratios: the variant whose count is 1; of a row with an `origin`, after that and `_`."""
+    signal: str = ""
+    """Provenance: what is measured, where the row does not say."""
+    positives: str | None = None
+    """Provenance: what was done to the positives (`~resampled`); None: what was done to the negatives."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Column:
@@ -135,6 +153,13 @@ class Row(Spec):
     variant: str = ""
     block: str = ""
     """Name of the block of rows, when it is not the paper's own."""
+    origin: str = ""
+    """Provenance: the model whose images are the positives; the column's test set holds the negatives, and the
+    variant is the encoder."""
+    signal: str = ""
+    """Provenance: a module-level name of `unforge.provenance.signals.SIGNALS`; empty: the column's."""
+    signals: dict[str, str] = {}
+    """The same for single columns."""
     printed: tuple[str | None, ...] = ()
     """The paper's strings in the order of the columns; empty for a row we add."""
     errata: str = ""
@@ -178,9 +203,29 @@ class Table(Spec):
                     raise ValueError(f"column {name} averages an unknown column{near(part, self.columns)}")
                 if self.columns[part].metric != column.metric or self.columns[part].testset is None:
                     raise ValueError(f"column {name} averages {part}, which is not its metric on one test set")
-        if self.protocol is None and any(not column.is_count for column in self.columns.values()):
-            raise ValueError("a table with measured metrics needs a protocol")
+        metrics = [name for name, column in self.columns.items() if not column.is_count]
+        plain = [row for row in self.rows if row.method is not None and not row.origin]
+        if self.protocol is None and metrics and plain:
+            raise ValueError("a table with measured metrics needs a protocol, or the rows an origin")
+        for row in self.rows:
+            for name in metrics:
+                if bool(self.signal(row, name)) != bool(row.origin):
+                    raise ValueError(f"row {row.id}, column {name}: a signal goes with an origin and only with one")
         return self
+
+    def signal(self, row: Row, column: str) -> str:
+        """Provenance: the signal a cell shows; empty otherwise."""
+        return row.signals.get(column) or row.signal or (self.columns[column].signal if row.origin else "")
+
+    def positives(self, row: Row, column: str) -> str:
+        """Provenance: the test set that holds a cell's positives."""
+        spec = self.columns[column]
+        return paths.generated(row.origin) + (suffix(spec.testset) if spec.positives is None else spec.positives)
+
+    def own(self, row: Row, column: str) -> bool:
+        """Provenance: whether the negatives of a cell would be the model's own images: there is nothing to tell."""
+        negatives = [testset.partition("~")[0] for testset in self.testsets(column)]
+        return bool(row.origin) and paths.generated(row.origin) in negatives
 
     def testsets(self, column: str) -> tuple[str, ...]:
         """Test sets a column is the mean over: one for a plain column, none for a count."""
@@ -357,6 +402,12 @@ def _claims_path(name: str) -> Path:
 def _numbered(name: str, kind: str) -> list[Path]:
     folder = paths.root() / "papers" / name
     return sorted(folder.glob(f"{kind}_*.yaml"), key=lambda p: (len(p.stem), p.stem))
+
+
+def suffix(testset: str | None) -> str:
+    """What was done to a test set: `~jpeg60`; empty for one that is as it is."""
+    _, mark, rest = (testset or "").partition("~")
+    return mark + rest
 
 
 def run_name(paper_name: str, protocol: str, variant: str, seed: int) -> str:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,10 +47,12 @@ CELLS = pa.schema(
         pa.field("method", pa.string()),
         pa.field("variant", pa.string()),
         pa.field("protocol", pa.string()),
+        pa.field("signal", pa.string()),
     ]
 )
 """One row per cell. `measured` is in the units of the metric: [0,1], parameters, multiply-accumulates, pixels;
-it is never filled from `printed`. `testset` joins the sets of an average with `+`."""
+it is never filled from `printed`. `testset` joins the sets of an average with `+`. Of a provenance cell, `protocol`
+is the model whose images are the positives, `variant` the encoder, and the test set holds the negatives."""
 
 POINTS = pa.schema(
     [
@@ -74,8 +75,6 @@ POINTS = pa.schema(
 STATUSES = ("match", "differs", "not_comparable", "cited", "not_run", "unavailable")
 """From best to worst; an average has the worst of its parts."""
 
-MARKS = {"match": "✓", "differs": "≠", "not_comparable": "~", "cited": "cited", "not_run": "–", "unavailable": "×"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
@@ -94,6 +93,9 @@ class Value:
     pretraining: str = ""
     status: str = "not_run"
     note: str = ""
+
+
+OWN = Value(note="the model's own images: nothing to tell apart")
 
 
 @dataclass(kw_only=True)
@@ -134,6 +136,26 @@ class Reader:
         complete = [i for i in range(number) if all(tables[i] is not None for tables in found.values())]
         chosen = complete or range(number)
         return {t: [table for i in chosen if (table := tables[i]) is not None] for t, tables in found.items()}
+
+    def cell_rows(
+        self, paper: str, table: specs.Table, row: specs.Row, columns: Iterable[str], number: Mapping[Any, int]
+    ) -> dict[str, list[pa.Table]]:
+        """Score rows behind some columns of a row, by test set: one table per seed, as `run_rows`.
+
+        Of a provenance row: positives (label 1) and negatives (label 0) together, `score` the signal's negative.
+        """
+        testsets = {testset: column for column in columns for testset in table.testsets(column)}
+        if not row.origin:
+            protocol = table.protocol or ""
+            most = number.get((protocol, row.method, row.variant), 1)
+            return self.run_rows(paper, protocol, row.variant, most, testsets)
+        found = {}
+        for testset, column in testsets.items():
+            positives = table.positives(row, column)
+            sides = self.run_rows(paper, row.origin, row.variant, 1, dict.fromkeys((positives, testset)))
+            pairs = zip(sides[positives], sides[testset], strict=True) if all(sides.values()) else ()
+            found[testset] = [told(*pair, table.signal(row, column)) for pair in pairs]
+        return found
 
     def _note(self, path: Path) -> bool:
         if not (paths.root() / path).is_file():
@@ -187,7 +209,7 @@ def build_figure(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
                         "method": series.method,
                         "variant": series.variant,
                         "protocol": figure.protocol,
-                        **vars(_judged(value, None, None)),
+                        **vars(_judged(value, None, None, figure.metric)),
                     }
                 )
     return pa.Table.from_pylist(points, schema=_with_meta(POINTS, paper, name, profile, reader))
@@ -205,18 +227,45 @@ def _row_values(
             continue
         if column.is_count:
             value = count_value(column, row, reader)
+        elif table.own(row, name):
+            value = OWN
         else:
-            protocol = table.protocol or ""
-            most = number.get((protocol, row.method, row.variant), 1)
-            rows = reader.run_rows(paper, protocol, row.variant, most, table.testsets(name))
-            value = _metric_value(column.metric, protocol, rows, reader)
-        value = _judged(value, printed[name], column.tolerance)
+            rows = reader.cell_rows(paper, table, row, [name], number)
+            value = _metric_value(column.metric, table.protocol or "", rows, reader, row.origin)
+        value = _judged(value, printed[name], column.tolerance, column.metric)
         if column.average:
             value = replace(value, status=worst([value.status, *(values[part].status for part in column.average)]))
         if row.errata and value.status == "differs":
             value = replace(value, note="; ".join(filter(None, (value.note, row.errata))))
         values[name] = value
     return values
+
+
+def told(positives: pa.Table, negatives: pa.Table, signal: str) -> pa.Table:
+    """Score rows of images of one model and of others: labels 1 and 0, `score` minus the signal (null where an image
+    has none). ValueError when no row of one side has it."""
+    parts = []
+    for label, rows in ((1, positives), (0, negatives)):
+        signals = [dict(row or ()).get(signal) for row in rows["signals"].to_pylist()]
+        scored = [None if value is None else -value for value in signals]
+        columns = {"label": [label] * rows.num_rows, "score": scored}
+        for name, values in columns.items():
+            place = rows.schema.get_field_index(name)
+            kind = pa.float64() if name == "score" else rows.schema.field(name).type
+            rows = rows.set_column(place, pa.field(name, kind), pa.array(values, type=kind))
+        parts.append(rows)
+    return pa.concat_tables([part.replace_schema_metadata(negatives.schema.metadata) for part in parts])
+
+
+def both(sides: list[dict[str, list[pa.Table]]]) -> list[dict[str, list[pa.Table]]]:
+    """The same by test set, with the images only that have a score on every side: a costly signal is taken of some."""
+    kept: list[dict[str, list[pa.Table]]] = [{} for _ in sides]
+    for testset in sides[0]:
+        scored = [t.filter(pc.is_valid(t["score"]))["key"].to_pylist() for rows in sides for t in rows[testset]]
+        shared = set.intersection(*map(set, scored)) if scored else set()
+        for side, rows in zip(kept, sides, strict=True):
+            side[testset] = [_keep(table, shared) for table in rows[testset]]
+    return kept
 
 
 def count_value(column: specs.Column, row: specs.Row, reader: Reader) -> Value:
@@ -228,15 +277,18 @@ def count_value(column: specs.Column, row: specs.Row, reader: Reader) -> Value:
     if column.relative_to is None:
         measured = float(found[column.metric])
     else:
-        whole = reader.count(row.method, column.relative_to, column.part)
+        reference = f"{row.origin}_{column.relative_to}" if row.origin else column.relative_to
+        whole = reader.count(row.method, reference, column.part)
         if whole is None:
-            return Value(note=f"{row.method} {column.relative_to} was not counted")
+            return Value(note=f"{row.method} {reference} was not counted")
         what = column.metric.removesuffix("_ratio")
         measured = found[what] / whole[what]
     return Value(measured=measured, scale="paper", status="match")
 
 
-def _metric_value(metric: str, protocol: str, rows: Mapping[str, list[pa.Table]], reader: Reader) -> Value:
+def _metric_value(
+    metric: str, protocol: str, rows: Mapping[str, list[pa.Table]], reader: Reader, origin: str = ""
+) -> Value:
     """Mean of a metric over the test sets of `rows` (score rows by test set, one table per seed).
 
     Status `match` says only that it may be compared: `_judged` does that.
@@ -245,7 +297,7 @@ def _metric_value(metric: str, protocol: str, rows: Mapping[str, list[pa.Table]]
     parts = []
     for testset, per_seed in rows.items():
         if not per_seed or not per_seed[0].num_rows:
-            parts.append(missing(profile, protocol, testset))
+            parts.append(missing(profile, protocol, testset, origin))
             continue
         about = [scores.metadata(table) for table in per_seed]
         data = sorted({value for table in per_seed for value in table["data"].unique().to_pylist()})
@@ -302,12 +354,20 @@ def _baseline(metric: str, variant: str, rows: Mapping[str, list[pa.Table]], rea
     return sum(known) / len(known) if known and len(known) == len(found) else None
 
 
-def missing(profile: profiles.Profile, protocol: str, testset: str) -> Value:
-    """`unavailable` when the profile wants a real set that was not added, else `not_run`."""
+def missing(profile: profiles.Profile, protocol: str, testset: str, origin: str = "") -> Value:
+    """`unavailable` when the profile wants a real set that was not added, or released weights, else `not_run`.
+
+    `origin`: the model whose images are the positives of a provenance cell.
+    """
     wanted = [demand.base(testset), *(member.partition("/")[0] for member in _members(protocol))]
+    wanted += [paths.generated(origin)] if origin else []
     absent = [name for name in dict.fromkeys(wanted) if not profile.stand_ins and not _is_real(name)]
-    if absent:
-        return Value(status="unavailable", note="; ".join(f"{n}: `unforge data add {n} PATH`" for n in absent))
+    notes = [f"{n}: `unforge data add {n.replace(paths.generated(''), 'generated/')} PATH`" for n in absent]
+    weights = profile.values.get("codebook", {}).get(origin, {})
+    if origin and not profile.stand_ins and not weights.get("file"):
+        notes.append(f"weights of {origin}: codebook.{origin} in profiles/{profile.name}.yaml")
+    if notes:
+        return Value(status="unavailable", note="; ".join(notes))
     return Value(note=f"no scores on {testset}")
 
 
@@ -322,11 +382,11 @@ def _is_real(dataset: str) -> bool:
     return source.is_file() and paths.read_json(source)["source"] == "real"
 
 
-def _judged(value: Value, printed: str | None, tolerance: float | None) -> Value:
+def _judged(value: Value, printed: str | None, tolerance: float | None, metric: str) -> Value:
     """`value` with its status settled: a comparable one is compared with what is printed."""
     if value.status != "match":
         return value
-    target = None if printed is None else specs.number(printed)
+    target = specs.target(printed, metric)
     if target is None or value.measured is None:
         return replace(value, status="not_comparable", note="nothing printed to compare with")
     assert tolerance is not None, "specs.Table requires a tolerance wherever something printed is measured"
@@ -358,10 +418,11 @@ def cell(paper: str, name: str, table: specs.Table, row: specs.Row, column: str,
         "metric": spec.metric,
         "printed": printed,
         "testset": "+".join(table.testsets(column)),
+        "signal": table.signal(row, column) or None,
         "line": row.line,
         "method": row.method,
         "variant": None if row.method is None else row.variant,
-        "protocol": None if row.method is None or spec.is_count else table.protocol,
+        "protocol": None if row.method is None or spec.is_count else row.origin or table.protocol,
         **vars(value),
     }
 
@@ -376,97 +437,3 @@ def _table(paper: str, name: str) -> specs.Table:
 def _with_meta(schema: pa.Schema, paper: str, name: str, profile: profiles.Profile, reader: Reader) -> pa.Schema:
     about = {"paper": paper, "name": name, "profile": profile.name}
     return schema.with_metadata({"unforge": json.dumps(paths.meta(about, profile.seed, reader.inputs), sort_keys=True)})
-
-
-# Writing
-
-
-def write_parquet(table: pa.Table, path: Path) -> None:
-    """Equal tables give equal bytes; the file is there whole or not at all."""
-    with paths.writing_file(path) as partial:
-        pq.write_table(table, partial, version="2.6", data_page_version="1.0", compression="zstd", compression_level=3)
-
-
-def write(table: pa.Table, base_path: Path) -> None:
-    """Cells as `<base_path>.parquet` and, for people, `<base_path>.md`."""
-    write_parquet(table, base_path.with_name(base_path.name + ".parquet"))
-    with paths.writing_file(base_path.with_name(base_path.name + ".md")) as partial:
-        partial.write_text(markdown(table), encoding="utf-8")
-
-
-def markdown(table: pa.Table) -> str:
-    """One table as Markdown: measured with its interval and status mark, printed below it, baselines, notes."""
-    about = json.loads(table.schema.metadata[b"unforge"])["config"]
-    spec = _table(about["paper"], about["name"])
-    cells = table.to_pylist()
-    by_row: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell in cells:
-        by_row.setdefault(cell["row"], {})[cell["column"]] = cell
-    kind, _, number = about["name"].partition("_")
-    lines = [
-        f"# {specs.paper(about['paper']).title.strip()}: {kind.capitalize()} {number}",
-        "",
-        spec.caption.strip(),
-        "",
-    ]
-    lines += [_conditions(cells, about["profile"]), ""]
-    blocks = list(dict.fromkeys(row.block for row in spec.rows))
-    for block in blocks:
-        lines += [f"## {escape(block)}", ""] if block else []
-        lines += [_line(["", *(escape(column.label) for column in spec.columns.values())])]
-        lines += [_line(["---"] * (len(spec.columns) + 1))]
-        for row in spec.rows:
-            if row.block == block:
-                lines.append(_line([escape(row.label), *(_shown(by_row[row.id][name]) for name in spec.columns)]))
-        for name, variant in demand.BASELINES.items():
-            values = [_same(cells, column, name, block) for column in spec.columns]
-            if any(values):
-                label = {"all": "all manipulated", "centre": "centre prior"}[variant]
-                lines.append(_line([f"*constant: {label}*", *values]))
-        lines.append("")
-    legend = ", ".join(f"{MARKS[status]} {status.replace('_', ' ')}" for status in STATUSES if status != "cited")
-    lines += [f"Measured [95 % interval] status; p: printed in the paper. {legend}.", ""]
-    lines += [f"- {note}" for note in spec.notes]
-    lines += [f"- Erratum, {escape(row.label)}: {row.errata}" for row in spec.rows if row.errata]
-    reasons = Counter(cell["note"] for cell in cells if cell["note"])
-    errata = {row.errata for row in spec.rows}
-    lines += [f"- {note} ({count} cells)" for note, count in sorted(reasons.items()) if note not in errata]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _conditions(cells: list[dict[str, Any]], profile: str) -> str:
-    """What the measured cells have in common."""
-    measured = [cell for cell in cells if cell["measured"] is not None and cell["metric"] not in specs.COUNTS]
-    if not measured:
-        return f"Profile `{profile}`."
-    data = ", ".join(sorted({cell["data"].replace("_", "-") for cell in measured}))
-    scale = ", ".join(sorted({cell["scale"] for cell in measured}))
-    numbers = sorted({cell["n_seeds"] for cell in measured})
-    many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    return f"Profile `{profile}`: {scale} scale, data {data}, seeds per run {many}."
-
-
-def _shown(cell: Mapping[str, Any]) -> str:
-    printed = f"p {escape(cell['printed'])}" if cell["printed"] else ""
-    if cell["measured"] is None:
-        return " ".join(part for part in (MARKS[cell["status"]], printed) if part)
-    text = specs.show(cell["measured"], cell["metric"])
-    if cell["ci_low"] is not None and cell["ci_high"] is not None:
-        text += f" [{specs.show(cell['ci_low'], cell['metric'])}, {specs.show(cell['ci_high'], cell['metric'])}]"
-    text += f" {MARKS[cell['status']]}"
-    return f"{text}<br>{printed}" if printed else text
-
-
-def _same(cells: list[dict[str, Any]], column: str, key: str, block: str) -> str:
-    """A baseline of a column when all its cells in a block agree on it."""
-    values = {c[key] for c in cells if c["column"] == column and c["block"] == block and c[key] is not None}
-    return specs.show(values.pop(), "") if len(values) == 1 else ""
-
-
-def _line(parts: Iterable[str]) -> str:
-    return "| " + " | ".join(parts) + " |"
-
-
-def escape(text: str) -> str:
-    """Text as one cell of a Markdown table."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["authentic", "splice", "copy_move", "removal", "regenerated", "history", "unknown"]
+Kind = Literal["authentic", "splice", "copy_move", "removal", "regenerated", "history", "generated", "unknown"]
 Status = Literal["ok", "flagged", "rejected"]
 
 
@@ -41,9 +41,10 @@ class Sample:
     extension: str
     """`jpg`, `png`, `tif`, `bmp` or `webp`: the format of `image`, by content and not by file name."""
     mask: bytes | None
-    """PNG, mode L, 0 or 255, of the same size as the decoded image; None for an authentic image."""
+    """PNG, mode L, 0 or 255, of the same size as the decoded image; None for one that is authentic, or generated
+    as a whole."""
     label: int
-    """0 authentic, 1 manipulated."""
+    """0 authentic, 1 manipulated or generated."""
     kind: Kind
     source: tuple[str, ...]
     """Ids of the photographs the image was made from, the background first: splits and intervals go by these."""
@@ -55,6 +56,10 @@ class Sample:
     """JSON-able: what was done to make it (stand-ins), flags (real data), `orientation`."""
     pixels: Pixels | None = None
     """None: whoever writes the sample decodes the image to find out."""
+    origin: str | None = None
+    """Name of the model that generated the whole image; None for a photograph, forged or not."""
+    tokens: bytes | None = None
+    """npy file: the tokens a generated image was decoded from, where they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +123,21 @@ class StandIn:
     """Resampling factor of the whole forged image before it is saved."""
     donors: Literal["blob", "polygon"] = "blob"
     """Shape of spliced regions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Recipe for a pool of views of photographs, nothing forged: stands in for photographs off the net.
+
+    A view is a square of a photograph (which is first reduced to at most 1,024 px), anywhere in it, its side
+    log-uniform from the stored size up to the photograph's short side, averaged down to the stored size.
+    """
+
+    splits: Mapping[str, str]
+    """Split of the pool's photographs -> split of their views; photographs of other splits are left out."""
+    extension: Literal["jpg", "png"] = "jpg"
+    quality: tuple[int, int] = (88, 98)
+    """Range of the JPEG quality (0-100), when `extension` is jpg."""
 
 
 @dataclass(frozen=True, kw_only=True)

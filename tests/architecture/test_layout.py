@@ -44,11 +44,11 @@ def test_artefact_folders_hold_no_code() -> None:
     assert [path for path in artefacts if not kept.fullmatch(path)] == []
 
 
-LONG = {"src/unforge/tables.py": 500, "src/unforge/report/page.py": 500}
+LONG = {"src/unforge/report/page.py": 500}
 """Modules that are longer than others may be: they may not grow."""
 
 
-@pytest.mark.parametrize(("files", "most"), [("stages/*.py", 60), ("src/unforge/**/*.py", 450), ("flows/**/*.py", 450)])
+@pytest.mark.parametrize(("files", "most"), [("stages/*.py", 75), ("src/unforge/**/*.py", 450), ("flows/**/*.py", 450)])
 def test_files_are_short(files: str, most: int) -> None:
     assert {name(path): count for path in ROOT.glob(files) if (count := lines(path)) > LONG.get(name(path), most)} == {}
 

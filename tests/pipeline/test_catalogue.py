@@ -285,11 +285,6 @@ def test_dvc_takes_the_files(project: Path) -> None:
             assert f"papers/{paper}/dvc.yaml:{table}" in dag.stdout  # `dvc repro` of the report builds every table
 
 
-def test_a_module_that_is_not_there_is_an_error(project: Path) -> None:
-    with pytest.raises(ValueError, match=r"near are .*unforge\.methods\.constant"):
-        catalogue.closure("stages/train.py", ("unforge.methods.constnat",))
-
-
 def test_a_paper_needs_no_claims(toy_project: Path) -> None:
     (toy_project / "papers/toy/claims.yaml").unlink()
     assert unforge(toy_project, "catalogue").returncode == 0

@@ -158,4 +158,4 @@ def test_files_are_byte_stable_and_readable(root: Path) -> None:
         assert (root / f"one.{suffix}").read_bytes() == (root / f"two.{suffix}").read_bytes()
     assert "| table_1 | x | f1 | range | 1.2 is outside [0,1] |" in (root / "one.md").read_text()
     table(root, 1, F1, 'id: x, label: X, line: 1, printed: ["0.2"]')
-    assert "Nothing found in 1 printed numbers." in audit.markdown(audit.audit())
+    assert "Nothing found in 1 printed numbers." in audit.text(audit.audit())

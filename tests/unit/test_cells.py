@@ -8,14 +8,14 @@ import pytest
 
 from tests.unit import toy
 from tests.unit.toy import FULL, by_place
-from unforge import cells, tables
+from unforge import cells, markdown, tables
 
 
 def test_cells_come_from_built_tables_and_else_from_the_yaml(root: Path) -> None:
     profile = toy.profile()
     toy.score(root, FULL.format(0), "columbia", [0.6, 0.8, 1.0])
     assert set(cells.cells(profile)["status"].to_pylist()) == {"not_run", "cited"}
-    tables.write(tables.build("toy", "table_1", profile), root / "reports/small/tables/toy.table_1")
+    markdown.write(tables.build("toy", "table_1", profile), root / "reports/small/tables/toy.table_1")
     found = by_place(cells.cells(profile))
     assert len(found) == 16
     assert found["full", "columbia_f1"]["measured"] == pytest.approx(0.8)

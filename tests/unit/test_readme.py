@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from flows import smoke
-from unforge import catalogue, profiles, readme, specs, tables
+from unforge import catalogue, markdown, profiles, readme, specs, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -244,7 +244,7 @@ def test_statuses_and_marks_are_those_of_the_tables() -> None:
         row = next(
             line for line in section.splitlines() if line.startswith("| `") and f"`{status}`" in line.split("|")[1]
         )
-        assert status == "cited" or tables.MARKS[status] in row.split("|")[2]
+        assert status == "cited" or markdown.MARKS[status] in row.split("|")[2]
 
 
 def test_messages_are_those_of_the_code() -> None:

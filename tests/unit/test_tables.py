@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.unit import toy
@@ -155,29 +153,6 @@ def test_figure_points_share_their_images(root: Path) -> None:
 def test_figure_without_scores_is_not_run(root: Path) -> None:
     points = tables.build_figure("toy", "figure_2", toy.profile()).to_pylist()
     assert {(point["measured"], point["status"]) for point in points} == {(None, "not_run")}
-
-
-def test_files_are_byte_stable_and_carry_their_inputs(root: Path) -> None:
-    toy.score(root, FULL.format(0), "columbia", [0.6, 0.8, 1.0])
-    for place in ("one", "two"):
-        tables.write(tables.build("toy", "table_1", toy.profile()), root / place / "toy.table_1")
-    for suffix in ("parquet", "md"):
-        name = f"toy.table_1.{suffix}"
-        assert (root / "one" / name).read_bytes() == (root / "two" / name).read_bytes()
-    about = json.loads(pq.read_schema(root / "one/toy.table_1.parquet").metadata[b"unforge"])
-    assert about["config"] == {"paper": "toy", "name": "table_1", "profile": "small"}
-    assert list(about["inputs"]) == ["reports/small/scores/toy/catnet/full/s0/columbia.parquet"]
-
-
-def test_markdown_shows_measured_beside_printed(root: Path) -> None:
-    toy.score(root, FULL.format(0), "columbia", [0.8, 0.8, 0.8])
-    toy.score(root, "constant/all", "columbia", [0.2, 0.2, 0.2])
-    text = tables.markdown(tables.build("toy", "table_1", toy.profile()))
-    assert "| Ours | – p 1.01 | 0.800 [0.800, 0.800] ~<br>p 0.790 | – p 0.600 | – p 0.695 |" in text
-    assert "| Other | cited p 2.00 | cited p 0.300 | cited p - | cited p 0.300 |" in text
-    assert "| *constant: all manipulated* |  | 0.200 |  |  |" in text
-    assert "## added" in text
-    assert "Erratum, Ours: known" in text
 
 
 def test_unknown_names_are_errors_with_the_near_ones(root: Path) -> None:

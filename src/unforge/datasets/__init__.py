@@ -1,7 +1,8 @@
 """Datasets, one module each: the file's name is the dataset's id.
 
-A dataset module has CARD, VERSION, STAND_IN and `find(root)`; `photos` has `photographs()` and a protocol
-module (`catnet`) MEMBERS and VALIDATION instead. Importing this package imports none of them.
+A dataset module has CARD, VERSION, STAND_IN and `find(root)`. Not so `photos`, which has `photographs()`, `views`,
+which is always made (STAND_IN alone), and a protocol (`catnet`), which has MEMBERS and VALIDATION. Importing this
+package imports none of them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from unforge import datasets, paths
-from unforge.datasets import archives, ingest, layout
+from unforge.datasets import archives, generated, ingest, layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,9 +102,11 @@ def check(dataset: str, source: str | Path, *, progress: ingest.Progress | None 
     """Look at everything at `source` as `dataset`, copying nothing into the project.
 
     `source` is a directory, a zip or tar archive, or `s3://bucket/prefix`; `dataset` one of
-    `datasets.names()`, or an id of your own (then the generic layout is expected). `progress(done, total)`.
-    ValueError: not an id, no such source, or a layout in which no image is found (says what was expected).
+    `datasets.names()`, `generated/<model>`, or an id of your own (then the generic layout is expected).
+    `progress(done, total)`. ValueError: not an id, no such source, or a layout in which no image is found (says
+    what was expected).
     """
+    dataset = generated.dataset_id(dataset)
     with archives.opened(source) as (folder, refused):
         return _examine(dataset, folder, refused, progress)
 
@@ -118,6 +120,7 @@ def add(dataset: str, source: str | Path, root: Path = Path("."), *, progress: i
     """
     import pyarrow.parquet as pq
 
+    dataset = generated.dataset_id(dataset)
     target = Path(root) / paths.raw(paths.check_id(dataset))
     target.parent.mkdir(parents=True, exist_ok=True)
     inside = not str(source).startswith("s3://") and target.resolve() in (
@@ -150,7 +153,8 @@ def list_(root: Path = Path(".")) -> list[dict[str, Any]]:
     `licence`, `redistribute`, `source`, `layout`, `defects`, `counts` (of an added real set, else None).
 
     `status` is `real` (added), `stand_in` (made from photographs of packages), `absent`, `package`
-    (installed photographs) or `protocol`. A user's own sets follow under their ids.
+    (installed photographs, and views of them), `sampled` (by small models; `generated/<model>` can be added) or
+    `protocol`. A user's own sets, and generated ones that were added, follow under their ids.
     """
     added = {path.parent.name for path in (Path(root) / "data/raw").glob("*/SOURCE.json")}
     own = sorted(name for name in added - set(datasets.names()) if paths.ID.fullmatch(name))
@@ -158,13 +162,15 @@ def list_(root: Path = Path(".")) -> list[dict[str, Any]]:
 
 
 def _entry(name: str, root: Path) -> dict[str, Any]:
-    module = datasets.load(name if name in datasets.names() else GENERIC)
+    module = _loaded(name)
     path = root / paths.raw(name) / "SOURCE.json"
     source = paths.read_json(path) if path.is_file() else {}
     if hasattr(module, "MEMBERS"):
         status = "protocol"
-    elif hasattr(module, "photographs"):
+    elif not hasattr(module, "find"):
         status = "package"
+    elif module is generated and not source:
+        status = "sampled"
     else:
         status = source.get("source", "absent")
     card = module.CARD
@@ -183,18 +189,31 @@ def _entry(name: str, root: Path) -> dict[str, Any]:
 
 
 def _module(dataset: str) -> ModuleType:
-    """The dataset's module, or `generic` for a user's own id."""
+    """The dataset's module, if it has files to add. ValueError when it has none, or `dataset` is no id."""
     paths.check_id(dataset)
-    module = datasets.load(dataset if dataset in datasets.names() else GENERIC)
+    module = _loaded(dataset)
     if not hasattr(module, "find"):
         raise ValueError(f"{dataset} has no files of its own to add: {module.CARD.layout}")
     return module
 
 
+def _loaded(dataset: str) -> ModuleType:
+    """The dataset's module: `generated` for those of a model, `generic` for a user's own id."""
+    if generated.model(dataset):
+        return generated
+    return datasets.load(dataset if dataset in datasets.names() else GENERIC)
+
+
 def _examine(dataset: str, folder: Path, refused: list[dict[str, Any]], progress: ingest.Progress | None) -> Report:
     module = _module(dataset)
     rows: list[dict[str, Any]] = []
-    for _ in ingest.read(module, folder, rows, progress=progress):
+    origin = generated.model(dataset)
+    reading = (
+        generated.read(origin, folder, rows, progress=progress)
+        if origin
+        else ingest.read(module, folder, rows, progress=progress)
+    )
+    for _ in reading:
         pass
     if not rows:
         raise ValueError(_wrong_layout(dataset, module, folder, refused))

@@ -1,4 +1,4 @@
-"""COCO photographs and their object polygons: donors for splices."""
+"""COCO photographs, as real images that no generator made; and their object polygons, donors for splices."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unforge.datasets import layout
-from unforge.types import Card, Found, StandIn
+from unforge.types import Card, Found, Views
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = "1"
+VERSION = "2"
 
 CARD = Card(
     name="COCO instances (val2017)",
@@ -25,14 +25,17 @@ CARD = Card(
     defects=("crowd annotations are run-length coded and no single object: left out",),
 )
 
-STAND_IN: StandIn | None = None
+STAND_IN = Views(splits={"val": "val", "test": "test"}, quality=(90, 98))
+"""Views of photographs that nothing was trained on. The three pools differ in their JPEG quality alone: here that of
+photographs as they were uploaded. They bring no polygons."""
 
 
 def find(root: Path) -> Iterator[Found]:
-    """The photographs, all authentic."""
+    """The photographs, all authentic; `val` (calibration) or `test` by the hash of the photograph's number."""
     for path in layout.files(root):
         if layout.is_image(path):
-            yield layout.authentic(root, path, source=layout.coco_ids(layout.stem(path), "coco"))
+            found = layout.authentic(root, path, source=layout.coco_ids(layout.stem(path), "coco"))
+            yield layout.held_out(found, "coco")
 
 
 def polygons(root: Path) -> Iterator[tuple[Path, str, np.ndarray]]:

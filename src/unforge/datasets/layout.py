@@ -22,6 +22,7 @@ IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "png", "tif", "tiff", "bmp",
 """File name endings taken for images (what a file really is, its content decides)."""
 IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 VALIDATION_SHARE = 0.05
+CALIBRATION_SHARE = 0.3
 NO_MASK = "no mask found for this tampered image"
 MISSING = "listed, but the file is not there"
 
@@ -146,6 +147,15 @@ def with_validation(rows: Iterable[Found], dataset: str, share: float = VALIDATI
             validation.add(group)
             room -= groups[group]
     return [dataclasses.replace(r, split="val" if top(r.source[0]) in validation else "train") for r in rows]
+
+
+def held_out(row: Found, dataset: str, share: float = CALIBRATION_SHARE) -> Found:
+    """`row` of a set that is never trained on, with split `val` for `share` of the photographs, else `test`.
+
+    By the hash of the photograph, so it is the same in every subset. `val` is what thresholds are calibrated on.
+    """
+    calibrates = seeds.fraction(0, row.source[0], f"{dataset} calibration") < share
+    return dataclasses.replace(row, split="val" if calibrates else "test")
 
 
 def tampered(

@@ -126,3 +126,24 @@ LEVELS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 """What a strength may do to an image: quality 0-100, kernel in pixels (1: none), sigma in [0,1], factors.
 Source: iar_provenance, Table A2; released code, `augmentations.py`."""
+
+OURS: dict[str, str] = {"infinity": "quant_loss", "var": "combined_opt"}
+"""The signal that the paper calls its own for a model, with an inverse decoder; `combined` for all others. Source:
+iar_provenance, Table 3 (on test data: the choice has seen what it is measured on)."""
+
+
+def ours(model: str) -> str:
+    """Name of the signal the paper uses for a model."""
+    return OURS.get(model, "combined")
+
+
+ENCODERS = ("own", "inverse", "augmented")
+"""What brings an image to features: the tokenizer's own encoder, its inverse decoder, and that trained on perturbed
+images."""
+
+
+def label(model: str, encoder: str) -> str:
+    """Name of an inverse decoder: `rar`, `rar_augmented`. ValueError for an encoder that is none."""
+    if encoder not in ENCODERS[1:]:
+        raise ValueError(f"{encoder!r} is no inverse decoder: there is {', '.join(ENCODERS[1:])}")
+    return f"{model}_augmented" if encoder == "augmented" else model

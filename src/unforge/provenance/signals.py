@@ -105,6 +105,11 @@ def combined(passes: Passes) -> Tensor:
     return quant_loss(passes) * enc_loss_calibrated(passes)
 
 
+def quant_loss_opt_kept(passes: Passes) -> Tensor:
+    """QuantLoss Opt, or the greedy tokens' where those are nearer: the search that is not `faithful`. Ours."""
+    return torch.minimum(quant_loss(passes), quant_loss_opt(passes))
+
+
 def combined_opt(passes: Passes) -> Tensor:
     """QuantLoss Opt times calibrated EncLoss: the paper's VAR row."""
     return quant_loss_opt(passes) * enc_loss_calibrated(passes)
@@ -134,6 +139,7 @@ SIGNALS: dict[str, Callable[[Passes], Tensor]] = {
         enc_loss_calibrated,
         combined,
         quant_loss_opt,
+        quant_loss_opt_kept,
         combined_opt,
         reconstruction,
         aedr_homogeneity,

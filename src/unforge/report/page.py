@@ -314,7 +314,7 @@ def _cell(cell: dict[str, Any] | None, head: Head, digits: int, notes: Mapping[s
     return Cell(
         column=cell["column"],
         measured=_shown(cell["measured"], cell["metric"], digits),
-        interval=_interval(cell["ci_low"], cell["ci_high"], digits),
+        interval=_interval(cell["ci_low"], cell["ci_high"], digits, cell["metric"]),
         printed=cell["printed"] or "",
         status=cell["status"],
         spread=_spread(cell),
@@ -342,6 +342,8 @@ def _digits(cells: list[dict[str, Any]]) -> int:
 
 def _shown(value: float | None, metric: str, digits: int = 3) -> str:
     """As the paper would print it: scores with its decimals, parameters in millions, operations in billions."""
+    if value is not None and specs.in_percent(metric):
+        return _number(100 * value, 1)
     if value is None or metric not in ("params", "macs", "input_size"):
         return _number(value, digits)
     if metric == "input_size":
@@ -354,8 +356,8 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _interval(low: float | None, high: float | None, digits: int) -> str:
-    return "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+def _interval(low: float | None, high: float | None, digits: int, metric: str = "") -> str:
+    return "" if low is None or high is None else f"{_shown(low, metric, digits)} to {_shown(high, metric, digits)}"
 
 
 def _spread(row: Mapping[str, Any]) -> str:

@@ -36,6 +36,9 @@ SMALL = replace(
     used=256, unquantised_steps=200,
 )  # fmt: skip
 
+MADE_OF = "taming"
+"""Small ones take a trained tokenizer of this family and use fewer of its codes, as the authors did."""
+
 # ASSUMPTION(paper): no inverse decoder's recipe is given for VQ-Diffusion; this is taming's, whose codec it has.
 RECIPE = InverseRecipe(
     source="released configuration of iar_provenance, taming",

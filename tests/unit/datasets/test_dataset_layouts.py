@@ -22,9 +22,10 @@ from unforge.datasets import (
     ingest,
     layout,
     nist16,
+    photos,
     tampcoco,
 )
-from unforge.types import Card, StandIn
+from unforge.types import Card, StandIn, Views
 
 
 def rows(module, root: Path) -> dict[str, tuple]:
@@ -56,7 +57,9 @@ def test_every_module_keeps_the_contract(name):
     assert module.VERSION
     assert module.CARD.licence
     recipe = getattr(module, "STAND_IN", None)
-    if recipe is not None:
+    if isinstance(recipe, Views):
+        assert set(recipe.splits) <= {name for name, _ in photos.SHARES}
+    elif recipe is not None:
         assert isinstance(recipe, StandIn)
         assert sum(recipe.kinds.values()) == pytest.approx(1)
         assert 0.2 <= recipe.kinds["authentic"] <= 0.3

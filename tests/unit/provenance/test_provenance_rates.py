@@ -1,4 +1,4 @@
-"""Rates against scikit-learn's ROC curve, scipy's intervals and cases worked by hand."""
+"""Rates against scipy's intervals and cases worked by hand."""
 
 from __future__ import annotations
 
@@ -6,39 +6,10 @@ import ast
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import roc_curve
 
 from unforge.provenance import rates
-
-SIGNALS = st.lists(st.integers(0, 40).map(float), min_size=1, max_size=150)
-
-
-@given(SIGNALS, SIGNALS, st.sampled_from([0.01, 0.05, 0.1, 0.5]))
-@settings(max_examples=80, deadline=None)
-def test_published_is_the_roc_curves_point(positives: list[float], negatives: list[float], fpr: float) -> None:
-    """All points of the curve are kept: scikit-learn drops those on a straight line, which ties can make one too
-    many of."""
-    truth = [1] * len(positives) + [0] * len(negatives)
-    false, true, _ = roc_curve(truth, [-s for s in positives + negatives], drop_intermediate=False)
-    found = rates.published(np.array(positives), np.array(negatives), fpr)
-    assert found.value == pytest.approx(true[np.sum(false <= fpr) - 1])
-    assert found.fpr is not None
-    assert found.fpr <= fpr
-    assert (found.n, found.negatives, found.calibration) == (len(positives), len(negatives), 0)
-
-
-def test_one_percent_of_a_thousand_is_ten() -> None:
-    negatives = np.arange(1000.0)
-    positives = np.array([0.0, 9.0, 9.5, 10.0, 11.0])
-    found = rates.published(positives, negatives)
-    assert (found.threshold, found.fpr, found.value) == (10.0, 0.01, 0.6)
-    assert rates.published(positives, negatives[:99]).threshold == 0.0
-    assert rates.published(positives, negatives[:100]).threshold == 1.0
 
 
 def test_held_out_by_hand() -> None:
@@ -96,56 +67,20 @@ def test_intervals_of_nothing_and_of_the_impossible() -> None:
 
 def test_empty_sets_have_no_rate() -> None:
     some, none = np.arange(3.0), np.zeros(0)
-    assert rates.published(none, some).value is None
-    assert rates.published(some, none).value is None
     assert rates.held_out(some, none, np.arange(200.0)).fpr is None
     assert rates.held_out(none, some, np.arange(200.0)).value is None
 
 
 def test_what_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="1 of 2 signals"):
-        rates.published(np.array([1.0, np.nan]), np.ones(2))
+        rates.calibrated(np.array([1.0, np.nan]), 0.5)
     for fpr in (0.0, 1.0, -0.1):
         with pytest.raises(ValueError, match="false-positive rate"):
-            rates.published(np.ones(2), np.ones(2), fpr)
-    assert rates.published(np.array([0.0, np.inf]), np.array([1.0, np.inf])).value == 0.5
-
-
-def rows(signals: list[dict[str, float] | None], name: str) -> pa.Table:
-    keys = [f"{name}{i}" for i in range(len(signals))]
-    return pa.table(
-        {
-            "key": keys,
-            "unit": keys,
-            "source": [[f"photo-{key}"] for key in keys],
-            "signals": pa.array(
-                [list(s.items()) if s else None for s in signals], type=pa.map_(pa.string(), pa.float64())
-            ),
-        }
-    )
-
-
-def test_metrics_take_rows_negatives_and_calibration() -> None:
-    positives = rows([{"quant_loss": 0.5, "combined": 9.0}, {"quant_loss": 3.0, "combined": 9.0}], "own")
-    negatives = rows([{"quant_loss": float(i + 1), "combined": 1.0} for i in range(10)], "photo")
-    calibration = rows([{"quant_loss": float(i + 2), "combined": 1.0} for i in range(99)], "other")
-    published = rates.METRICS["tpr@1%fpr"](positives, negatives, None, "quant_loss")
-    assert (published.value, published.threshold) == (0.5, 1.0)
-    held_out = rates.METRICS["tpr@1%fpr_held_out"](positives, negatives, calibration, "quant_loss")
-    assert (held_out.value, held_out.threshold, held_out.fpr) == (0.5, 2.0, 0.1)
-    assert rates.METRICS["tpr@1%fpr"](positives, negatives, None, "combined").value == 0
-    with pytest.raises(ValueError, match="needs calibration"):
-        rates.tpr_held_out(positives, negatives, None, "quant_loss")
-    with pytest.raises(ValueError, match="share the photographs"):
-        rates.tpr_held_out(positives, negatives, pa.concat_tables([calibration, negatives]), "quant_loss")
-    with pytest.raises(ValueError, match=r"no signal 'enc_loss' in the rows \['own0'"):
-        rates.values(positives, "enc_loss")
-    with pytest.raises(ValueError, match="none0"):
-        rates.values(rows([None], "none"), "quant_loss")
+            rates.calibrated(np.ones(2), fpr)
 
 
 def test_rates_need_no_torch() -> None:
     tree = ast.parse(Path(rates.__file__).read_text())
     imported = {n.names[0].name for n in ast.walk(tree) if isinstance(n, ast.Import)}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported == {"__future__", "math", "collections.abc", "dataclasses", "numpy", "numpy.typing", "pyarrow"}
+    assert imported == {"__future__", "math", "dataclasses", "numpy", "numpy.typing", "scipy.stats"}

@@ -24,7 +24,7 @@ CELL = pa.schema(
     + [("baseline_all", pa.float64()), ("baseline_centre", pa.float64())]
     + [(name, pa.string()) for name in ("testset", "data", "scale", "pretraining", "status", "note")]
     + [("line", pa.int64())]
-    + [(name, pa.string()) for name in ("method", "variant", "protocol")]
+    + [(name, pa.string()) for name in ("method", "variant", "protocol", "signal")]
 )
 CLAIM = pa.schema(
     [
