@@ -25,7 +25,7 @@ test: .venv/installed
 	python -m pytest
 
 test-services: .venv/installed
-	python -m pytest -m "services and not slow"
+	python -m pytest -m "services and not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed
 	python -m pytest -m slow

@@ -9,10 +9,12 @@ so it ends with that run, whatever ends that.
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import ipaddress
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +35,10 @@ READY = 120.0
 """Seconds for a server to answer: a cold start under load took 25."""
 STOP = 10.0
 """Seconds for a server to write what it holds."""
+SPACE = 16 * 2**20
+"""Bytes of disk without which a server does not come up: its database, and what SQLite writes beside it."""
+TRIES = 3
+"""Servers that may end by themselves before none is started again."""
 BUSY = 75
 """Exit status of a server that found another on the same database."""
 
@@ -116,6 +122,7 @@ def _own(home: Path) -> Iterator[str]:
     """The API of a server on the database in `home`: one that stays there and runs already, else a new one."""
     home.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + READY
+    ended = 0
     while True:
         port = free_port()
         url = f"http://127.0.0.1:{port}/api"
@@ -131,10 +138,13 @@ def _own(home: Path) -> Iterator[str]:
                 return
         finally:
             _stop(process)
-        if time.monotonic() > deadline:
+        ended += process.returncode != BUSY
+        if shutil.disk_usage(home).free < SPACE:  # its log had no space either
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home))
+        if ended == TRIES or time.monotonic() > deadline:
             log = home / "server.log"
             text = log.read_text(encoding="utf-8", errors="replace")[-1500:]
-            raise OSError(f"no Prefect server came up in {READY:.0f} s; log: {log}\n{text}")
+            raise OSError(f"no Prefect server came up ({ended} tried, {READY:.0f} s at most); log: {log}\n{text}")
         time.sleep(0.5)  # the port was taken meanwhile, or a killed run's server is still ending
 
 

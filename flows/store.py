@@ -85,7 +85,6 @@ class Place:
 def opened(url: str) -> Iterator[Place]:
     """The place that a URL names. What the store refuses becomes a ValueError of one line, without credentials."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-    from botocore.handlers import add_expect_header
 
     bucket, prefix = s3.split(url)
     url = _masked(url)
@@ -93,9 +92,6 @@ def opened(url: str) -> Iterator[Place]:
     keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     try:
         client = s3.connect()
-        client.meta.events.register("needs-retry.s3", _broken_off)
-        # botocore waits for ever, at full speed, for the rest of a "100 Continue" in which the network broke
-        client.meta.events.unregister("before-call.s3", add_expect_header)
         client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)  # SeaweedFS makes a bucket when it is put to
         yield Place(client, bucket, prefix)
     except ClientError as error:
@@ -109,19 +105,6 @@ def opened(url: str) -> Iterator[Place]:
         raise ValueError(f"{url}: no credentials: set {keys}") from None
     except BotoCoreError as error:
         raise ValueError(f"{url}: {_masked(str(error))}; publish again, what was sent is kept") from None
-
-
-def _broken_off(response: Any, attempts: int, **_: Any) -> float | None:
-    """Seconds after which to ask again, as the answer broke off in its header: to botocore it is an empty one."""
-    from botocore.exceptions import ConnectionClosedError
-
-    if response is None or response[0].status_code not in (200, 206):
-        return None
-    if {"content-length", "transfer-encoding"} & {name.lower() for name in response[0].headers}:
-        return None
-    if attempts >= s3.ATTEMPTS:
-        raise ConnectionClosedError(endpoint_url=os.environ.get("AWS_ENDPOINT_URL", "Amazon S3"))
-    return 2.0**attempts / 10
 
 
 def _masked(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,18 @@ QUIET = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, all below 50000 so that SeaweedFS can add 10000 for gRPC."""
-    with ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < count:
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            if port >= 50000:
-                port -= 15000
-            if not _listening(port) and not _listening(port + 10000) and port not in ports:
-                ports.append(port)
-        return ports
+    """Ports nobody listens on now, for SeaweedFS also not 10000 above.
+
+    Below the range from which the system takes ports for connections, and those of each pytest process are its own:
+    between the look and the start of a server nobody else takes one.
+    """
+    begin = 12000 + 2500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(begin, begin + 2500)
+        if port not in ports and not _listening(port) and not _listening(port + 10000):
+            ports.append(port)
+    return ports
 
 
 def _listening(port: int) -> bool:

@@ -543,9 +543,13 @@ def client(server: PrefectServer) -> Iterator[Any]:
 
 
 def worker(toy: Toy) -> subprocess.Popen[bytes]:
-    """A machine of the pool `cpu`, whose clone is the workspace."""
+    """A machine of the pool `cpu`, whose clone is the workspace.
+
+    Its runs ask a server that is away for eight minutes: the default is one, and a slow machine needs that to start it.
+    """
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process", "--limit", "1"]
-    return toy.start(*command, UNFORGE_HOME=str(toy.folder), PREFECT_WORKER_QUERY_SECONDS="1")
+    settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_CLIENT_MAX_RETRIES": "8"}
+    return toy.start(*command, UNFORGE_HOME=str(toy.folder), **settings)
 
 
 def ask(server: PrefectServer) -> Any:
