@@ -36,6 +36,10 @@ OF: dict[str, str] = {
 OWN: dict[str, dict[str, Any]] = {"infinity": {"flips": 0.3}, "rar": {"random_order": True}}
 """What a family has beyond its kind. Source: Infinity (bits flipped with up to 30 %), RAR."""
 
+OWN_SMALL: dict[str, dict[str, Any]] = {"infinity": {"flips": 0.1}}
+"""What a family has otherwise at small scale. ASSUMPTION(paper): few steps learn little from maps that are mostly
+flipped."""
+
 SIZES: dict[str, dict[str, Any]] = {
     "infinity": {"depth": 32, "width": 2048, "heads": 16},
     "llamagen": {"depth": 36, "width": 1280, "heads": 20},
@@ -63,7 +67,7 @@ def config(family: str, scale: Literal["small", "paper"]) -> Any:
         raise ValueError(f"no prior for {family!r}: there is one for {', '.join(OF)}")
     module = load_module(OF[family])
     if scale == "small":
-        return dataclasses.replace(module.SMALL, **OWN.get(family, {}))
+        return dataclasses.replace(module.SMALL, **{**OWN.get(family, {}), **OWN_SMALL.get(family, {})})
     return module.Config(**SIZES[family], **OWN.get(family, {}), recipe=PAPER)
 
 

@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+STD = 0.1
+"""Deviation of embeddings at first. Probed: with 0.02, for these and the matrices, a network of width 96 takes 0.3 bits
+a token more after 300 steps."""
+
 
 @dataclass(kw_only=True)
 class Seen:
@@ -63,9 +67,9 @@ class Transformer(nn.Module):
             if name.endswith(".bias"):
                 nn.init.zeros_(parameter)
             elif name.endswith(("mixed.weight", "down.weight")):
-                nn.init.normal_(parameter, std=0.02 / (2 * depth) ** 0.5)
+                nn.init.normal_(parameter, std=(2 * depth * parameter.shape[1]) ** -0.5)
             elif parameter.ndim == 2:
-                nn.init.normal_(parameter, std=E)
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
     def forward(
         self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False, seen: list[Seen] | None = None
@@ -86,17 +90,13 @@ class Transformer(nn.Module):
         return found
 
 
-import os
-E=float(os.environ.get("E","0.02"))
-
-
 class Places(nn.Module):
     """Learnt position embedding of a square map: one for its row, one for its column. Row by row (side^2, width)."""
 
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
-        self.row = nn.Parameter(torch.randn(side, 1, width) * E)
-        self.column = nn.Parameter(torch.randn(1, side, width) * E)
+        self.row = nn.Parameter(torch.randn(side, 1, width) * STD)
+        self.column = nn.Parameter(torch.randn(1, side, width) * STD)
 
     def forward(self) -> Tensor:
         return (self.row + self.column).flatten(0, 1)
@@ -105,7 +105,7 @@ class Places(nn.Module):
 def embedding(codes: int, width: int) -> nn.Embedding:
     """Learnt vectors (codes, width), small at first."""
     table = nn.Embedding(codes, width)
-    nn.init.normal_(table.weight, std=E)
+    nn.init.normal_(table.weight, std=STD)
     return table
 
 

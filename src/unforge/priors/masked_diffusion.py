@@ -25,7 +25,7 @@ LOOKS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PriorConfig):
-    times: int = 16
+    times: int = 12
     """Steps T of the diffusion. Source: 100 in VQ-Diffusion."""
     masked: float = 0.9
     """Share of tokens that are masked at time T; the others are any code. Source: VQ-Diffusion."""
@@ -35,6 +35,11 @@ class Config(PriorConfig):
 
 class Diffusion(nn.Module):
     """The chain, without a network. Codes are 0 to K - 1, the mask is K."""
+
+    one: Tensor
+    """(T + 1,3): alpha, beta and gamma of each step."""
+    all: Tensor
+    """The same of all steps up to each time."""
 
     def __init__(self, codes: int, times: int, masked: float) -> None:
         """ValueError when there is no step or `masked` is not a share."""
@@ -52,11 +57,13 @@ class Diffusion(nn.Module):
 
     def step(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha_t, beta_t and gamma_t, each (B,1,1), of times (B,) from 1 to T."""
-        return self.one[t][:, :, None, None].unbind(1)
+        alpha, beta, gamma = self.one[t][:, :, None, None].unbind(1)
+        return alpha, beta, gamma
 
     def until(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same of all steps up to t, from 0 to T."""
-        return self.all[t][:, :, None, None].unbind(1)
+        alpha, beta, gamma = self.all[t][:, :, None, None].unbind(1)
+        return alpha, beta, gamma
 
     def noised(self, tokens: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
         """Tokens (B,N) at times t (B,), by uniform numbers (B,N) in [0,1)."""

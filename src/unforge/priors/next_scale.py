@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unforge.priors.base import Prior, PriorConfig
-from unforge.priors import layers
-from unforge.priors.layers import Places, Transformer, chosen, embedding
+from unforge.priors.layers import STD, Places, Transformer, chosen, embedding
 from unforge.tokenizers.base import Tokenizer
 from unforge.tokenizers.multiscale import BinarySpherical, shrunk, split
 from unforge.types import Losses
@@ -36,16 +35,16 @@ class NextScale(Prior):
         """ValueError when bits are to be flipped where there are none."""
         super().__init__(config, tokenizer)
         self.quantizer = copy.deepcopy(tokenizer.quantizer).requires_grad_(False)
-        """The tokenizer's own, frozen; `save` leaves it out."""
+        """The tokenizer's own, frozen, and saved with the weights."""
         self.bitwise = isinstance(self.quantizer, BinarySpherical)
         if config.flips and not self.bitwise:
             raise ValueError(f"flips {config.flips}: there are no bits to flip, give 0")
         self.scales: tuple[int, ...] = self.quantizer.scales
         channels = self.quantizer.bits if self.bitwise else self.quantizer.codebook.shape[1]
         self.word = nn.Linear(channels, config.width)
-        nn.init.normal_(self.word.weight, std=float(__import__("os").environ.get("W", "0.05")))
+        nn.init.normal_(self.word.weight, std=0.5)  # features are small: residual codes add up to about 0.2
         nn.init.zeros_(self.word.bias)
-        self.start = nn.Parameter(torch.randn(1, 1, config.width) * layers.E)
+        self.start = nn.Parameter(torch.randn(1, 1, config.width) * STD)
         self.places = nn.ModuleList(Places(side, config.width) for side in self.scales)
         self.levels = embedding(len(self.scales), config.width)
         self.transformer = Transformer(config.depth, config.width, config.heads)

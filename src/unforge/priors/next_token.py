@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unforge.priors.base import Prior, PriorConfig
-from unforge.priors import layers
-from unforge.priors.layers import Places, Transformer, chosen, embedding
+from unforge.priors.layers import STD, Places, Transformer, chosen, embedding
 from unforge.tokenizers.base import Tokenizer
 from unforge.types import Losses
 
@@ -34,7 +33,7 @@ class NextToken(Prior):
         super().__init__(config, tokenizer)
         self.side = tokenizer.grid
         self.embed = embedding(self.codes, config.width)
-        self.start = nn.Parameter(torch.randn(1, 1, config.width) * layers.E)
+        self.start = nn.Parameter(torch.randn(1, 1, config.width) * STD)
         self.places = Places(self.side, config.width)
         if config.random_order:
             self.following = Places(self.side, config.width)
