@@ -68,7 +68,8 @@ def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Sta
     members = {m for p in demand.protocols for m in _members(p)}
     for dataset in sorted({*demand.testsets, *demand.pools, *members}):
         stages.append(_ingest(profile, dataset))
-    stages += origins.shared_stages(profile, demand)
+    about = origins.generators(profile, demand)
+    stages += [*origins.shared_stages(profile, demand), *about]
     for protocol in sorted(demand.protocols):
         testsets = sorted(demand.testsets)
         stages.append(
@@ -141,7 +142,7 @@ def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Sta
             name="report",
             script="report",
             arguments=(),
-            deps=(*built, claim_files[0], audit_files[0], *sorted(scored)),
+            deps=(*built, claim_files[0], audit_files[0], *sorted(scored), *(s.kept[0] for s in about)),
             files=(*specs_files, "src/unforge"),
             keys=("model",),
             seed=True,

@@ -142,6 +142,26 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
     return stages
 
 
+def generators(profile: profiles.Profile, demand: demands.Demand) -> list[Stage]:
+    """What is known of the models, for people and for git."""
+    name = profile.name
+    inverse = {label(r.origin, r.variant) for r in demand.runs.values() if r.origin and r.variant != "own"}
+    folders = [paths.codebook(name, family) for family in demand.origins]
+    folders += [paths.prior(name, family) for family in demand.origins if profile.stand_ins]
+    folders += [paths.inverse(name, decoder) for decoder in inverse]
+    if not demand.origins:
+        return []
+    return [
+        Stage(
+            name="generators",
+            script="generators",
+            arguments=(",".join(sorted(demand.origins)),),
+            deps=tuple(str(folder / "meta.json") for folder in folders),
+            kept=tuple(f"reports/{name}/generators.{kind}" for kind in ("parquet", "md")),
+        )
+    ]
+
+
 def run_stages(profile: profiles.Profile, run_name: str, run: demands.Run) -> list[Stage]:
     """The signals of one model and encoder on every test set that anything asks of them."""
     name = profile.name

@@ -216,13 +216,13 @@ def command(paper: str, name: str) -> str:
 
 
 def _title(name: str) -> str:
-    kind, number = name.rsplit("_", 1)
-    return f"{kind.capitalize()} {number}"
+    return name.capitalize().replace("_", " ")
 
 
 def _place(place: str, name: str) -> str:
     """`Table 2 (caption: line 153)` without the name that stands beside it."""
-    return place.removeprefix(_title(name)).strip(" ,()")
+    rest = place.removeprefix(_title(name))
+    return place if rest == place else rest.strip(" ,()")
 
 
 def _table(paper: str, name: str, spec: specs.Table, rows: list[dict[str, Any]] | None) -> Table:
@@ -231,7 +231,8 @@ def _table(paper: str, name: str, spec: specs.Table, rows: list[dict[str, Any]] 
         "name": _title(name),
         "caption": spec.caption,
         "place": _place(spec.place, name),
-        "protocol": spec.protocol or "nothing is trained",
+        "protocol": spec.protocol
+        or ("each model by itself" if any(row.origin for row in spec.rows) else "nothing is trained"),
         "command": command(paper, name),
     }
     if rows is None:
