@@ -26,6 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
@@ -116,8 +117,6 @@ def nearest_code(rounds: int, small: bool) -> list[bool]:
 
 def searched(small: bool, threads: int, answer: multiprocessing.SimpleQueue) -> None:
     """In a process of its own: images of a batch, and bytes at the peak over those held before."""
-    import resource
-
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     module = tokenizers.load_module("var")
@@ -135,7 +134,9 @@ def searched(small: bool, threads: int, answer: multiprocessing.SimpleQueue) -> 
         greedy = quantizer.tokens(features)
     before = psutil.Process().memory_info().rss
     search.search(quantizer, features, greedy, settings)
-    answer.put((images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before))
+    status = Path("/proc/self/status").read_text()  # `ru_maxrss` would be the parent's, where that was larger
+    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    answer.put((images, peak - before))
 
 
 def tokens(quantizer: MultiScale) -> int:
