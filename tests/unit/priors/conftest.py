@@ -9,19 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.unit.tokenizers.conftest import SHARED, TINY
 from unforge import priors, tokenizers
 from unforge.priors.base import Prior
 from unforge.tokenizers.base import Tokenizer
-
-TINY: dict[str, dict[str, Any]] = {
-    "llamagen": {"codes": 24, "latent": 8},
-    "taming": {"codes": 24, "latent": 8, "channels": 6},
-    "vqdiffusion": {"codes": 24, "latent": 8, "channels": 6, "used": 10},
-    "rar": {"codes": 24, "channels": 6},
-    "var": {"codes": 24, "channels": 6, "scales": (1, 2, 4)},
-    "infinity": {"bits": 5, "scales": (1, 2, 4)},
-}
-SHARED = {"image_size": 16, "width": 4, "multipliers": (1, 2, 3), "blocks": 1, "groups": 2, "unquantised_steps": 0}
 
 
 @pytest.fixture(params=sorted(TINY))
