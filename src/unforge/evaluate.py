@@ -48,11 +48,13 @@ SAMPLES = pa.schema(
         ("attention", pa.binary()),
         ("anchor_x", pa.float64()),
         ("anchor_y", pa.float64()),
+        ("text", pa.string()),
         ("redistribute", pa.bool_()),
     ]
 )
 """A few images per test set for figures: the original file, PNGs of the truth (0, 255), of the probability
-(0-255) and of the attention of one anchor (scaled to its maximum); the anchor in [0,1] of width and height."""
+(0-255) and of the attention of one anchor (scaled to its maximum); the anchor in [0,1] of width and height; what
+the method wrote of the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +244,8 @@ def _sample(
         found = probability > scores.THRESHOLD
         either = int(found.sum()) + int(mask.sum())
         shown["f1"] = 2 * int((found & mask).sum()) / either if either else 1.0
+    if prediction.text is not None:
+        shown["text"] = prediction.text[0]
     if ATTENTION in prediction.extras:
         shown |= attention_of_anchor(prediction.extras[ATTENTION], mask)
     return shown

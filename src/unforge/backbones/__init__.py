@@ -1,6 +1,8 @@
 """Networks that methods and forgeries build on, one per module: `Config`, `SMALL` and `build(config, assets)`.
 
-A trained backbone is a directory with `model.safetensors` and `config.json`.
+A module may name the set it is pretrained on, `TRAINED_ON` (else the photographs of the pool), and the backbones it
+is built on, `NEEDS`: assets by their name. The asset `checkpoint` is a folder of released weights.
+A trained backbone is a directory with `model.safetensors`, `config.json` and what its `save_files` adds.
 """
 
 from __future__ import annotations
@@ -33,16 +35,22 @@ def load_module(name: str) -> ModuleType:
 
 
 def save(backbone: nn.Module, name: str, config: Any, directory: Path) -> None:
-    """Write `model.safetensors` and `config.json` (its `Config`) into `directory`, which exists."""
+    """Write `model.safetensors`, `config.json` (its `Config`) and what its `save_files` adds into `directory`, which
+    exists."""
     from safetensors.torch import save_file
 
     state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     save_file(state, directory / "model.safetensors")
     paths.write_json(directory / "config.json", {"backbone": name, "config": dataclasses.asdict(config)})
+    if hasattr(backbone, "save_files"):
+        backbone.save_files(directory)
 
 
 def load(directory: Path, assets: Mapping[str, Path] | None = None) -> nn.Module:
-    """The backbone written to `directory`, in eval mode. FileNotFoundError says how to make it."""
+    """The backbone written to `directory`, in eval mode; it finds what it saved there as the asset `run`.
+
+    FileNotFoundError says how to make it.
+    """
     from safetensors.torch import load_file
 
     if not (directory / "config.json").is_file():
@@ -50,7 +58,7 @@ def load(directory: Path, assets: Mapping[str, Path] | None = None) -> nn.Module
     saved = paths.read_json(directory / "config.json")
     module = load_module(saved["backbone"])
     config = _restore(module.Config, saved["config"])
-    backbone: nn.Module = module.build(config, assets or {})
+    backbone: nn.Module = module.build(config, {"run": directory, **(assets or {})})
     backbone.load_state_dict(load_file(directory / "model.safetensors"))
     return backbone.eval()
 

@@ -57,24 +57,34 @@ def build(name: str, config: Any, assets: Mapping[str, Path] | None = None) -> A
 
 
 def save(method: Any, name: str, variant: str, config: Any, run_dir: Path) -> None:
-    """Write `model.safetensors` and `config.json` into `run_dir`, which must exist. Equal weights, equal bytes."""
+    """Write `model.safetensors` and `config.json` into `run_dir`, which must exist, and what the method's
+    `save_files` adds (a tokenizer's files). Equal weights, equal bytes."""
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
     save_file(tensors, run_dir / "model.safetensors")
     entry = {"method": name, "variant": variant, "scale": _scale(name, variant, config)}
     paths.write_json(run_dir / "config.json", entry | {"config": dataclasses.asdict(config)})
+    if hasattr(method, "save_files"):
+        method.save_files(run_dir)
 
 
 def load(run_dir: Path, assets: Mapping[str, Path] | None = None) -> Any:
-    """The method saved in `run_dir`, in eval mode. FileNotFoundError if nothing was saved there."""
+    """The method saved in `run_dir`, in eval mode; it finds what it saved there as the asset `run`.
+
+    FileNotFoundError if nothing was saved there.
+    """
     from safetensors.torch import load_file
 
-    entry = paths.read_json(run_dir / "config.json")
-    module = load_module(entry["method"])
-    method = module.build(_parsed(module.Config, entry["config"]), assets or {})
+    method = restore(paths.read_json(run_dir / "config.json"), {"run": run_dir, **(assets or {})})
     method.load_state_dict(load_file(run_dir / "model.safetensors"))
     return method.eval()
+
+
+def restore(entry: Mapping[str, Any], assets: Mapping[str, Path] | None = None) -> Any:
+    """The method that a `config.json` names, freshly started."""
+    module = load_module(entry["method"])
+    return module.build(_parsed(module.Config, entry["config"]), assets or {})
 
 
 def counts(name: str, variant: str = "") -> dict[str, tuple[int, float]]:

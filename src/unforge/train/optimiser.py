@@ -52,8 +52,9 @@ def step(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
+    """`value` for every group, times the group's `lr_scale` where it has one."""
     for group in optimiser.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("lr_scale", 1.0)
 
 
 class Average:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from unforge import paths
 from unforge.profiles import Machine
 from unforge.train import augment, checkpoint
 from unforge.train.data import Member, Samples
@@ -18,7 +19,10 @@ from unforge.train.loop import Fitted, fit
 from unforge.train.validate import Validation
 from unforge.types import Recipe
 
-RUN = re.compile(r"(?P<paper>\w+)/(?P<protocol>\w+)/(?P<variant>\w+)/s(?P<seed>\d+)|(?P<method>\w+)/(?P<constant>\w+)")
+RUN = re.compile(
+    r"(?P<paper>\w+)/(?P<protocol>\w+)/((?P<other>\w+)-)?(?P<variant>\w+)/s(?P<seed>\d+)"
+    r"|(?P<method>\w+)/(?P<constant>\w+)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,7 @@ class Name:
     """What the name of a run says."""
 
     method: str
-    """The paper's own, unless the stage is told another."""
+    """The one the name says, else the paper's own (which the stage is told where it is not called as the paper)."""
     variant: str
     """`""`: the full method."""
     protocol: str
@@ -35,7 +39,8 @@ class Name:
 
     @staticmethod
     def parse(name: str) -> Name:
-        """`<paper>/<protocol>/<variant>/s<seed>`, or `<method>/<variant>` of a method that learns nothing."""
+        """`<paper>/<protocol>/<variant>/s<seed>`, of a method that is not the paper's own
+        `<paper>/<protocol>/<method>-<variant>/s<seed>`, or `<method>/<variant>` of one that learns nothing."""
         match = RUN.fullmatch(name)
         if match is None:
             raise ValueError(
@@ -43,7 +48,7 @@ class Name:
             )
         variant = match["variant"] or match["constant"]
         return Name(
-            method=match["paper"] or match["method"],
+            method=match["other"] or match["paper"] or match["method"],
             variant="" if variant == "full" else variant,
             protocol=match["protocol"] or "",
             seed=int(match["seed"] or 0),
@@ -98,6 +103,26 @@ class Scale:
         return ("crop", *named, "crop") if self.crop else (*named, "resize")
 
 
+def contents(asset: Path) -> str:
+    """Hash of a file, or of a folder's files by name. FileNotFoundError says how to get what is not there."""
+    if asset.is_file():
+        return paths.sha256(asset)
+    files = sorted(file for file in asset.rglob("*") if file.is_file())
+    if not files:
+        raise FileNotFoundError(f"{asset} is not there: `dvc repro` makes it, `dvc pull {asset}` fetches it")
+    return paths.digest({str(file.relative_to(asset)): paths.sha256(file) for file in files})
+
+
+def pretraining(assets: Mapping[str, Path]) -> str:
+    """What a run starts from, for people: backbones, codebook and expert, joined by `+`; `none` if it has none."""
+    if "run" in assets:
+        return str(paths.read_json(assets["run"] / "meta.json")["config"]["pretraining"])
+    roles = [role for role in ("backbone", "sam", "codebook", "expert") if role in assets]
+    # a run's folder is called after its seed
+    names = [assets[role].parent.name if role == "expert" else assets[role].name for role in roles]
+    return "+".join(names) or "none"
+
+
 def train(
     model: nn.Module,
     recipe: Recipe,
@@ -114,6 +139,7 @@ def train(
 ) -> tuple[Fitted, Path]:
     """Train `model` in place; what it gives, and the folder of its state, to be removed once all is written.
 
+    A model may bring its own loop, `model.fit`, with the arguments of `loop.fit`: one that is too large for a device.
     A killed run continues if `config`, the scale, the recipe, `inputs` (hashes), the machine and the code
     are the same.
     """
@@ -129,7 +155,7 @@ def train(
         seed=seed,
         workers=machine.workers,
     )
-    fitted = fit(
+    fitted = getattr(model, "fit", fit)(
         model,
         samples,
         validate,

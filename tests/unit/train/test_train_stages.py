@@ -87,7 +87,7 @@ def test_a_run_is_trained_and_scored_and_again_to_the_same_bytes(profile: profil
     train, evaluate = _script("train"), _script("evaluate")
     trained, scored = [], []
     for _ in range(2):
-        train.stage(RUN, "", profile)
+        train.stage(RUN, "", {}, profile)
         evaluate.stage(RUN, ["casia1"], profile)
         trained.append(_files(paths.run("tiny", RUN)))
         scored.append(_files(paths.scores("tiny", RUN)))
@@ -112,7 +112,7 @@ def test_a_run_that_stops_continues_unless_something_changed(
     profile: profiles.Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = _script("train")
-    train.stage(RUN, "", profile)
+    train.stage(RUN, "", {}, profile)
     expected = _files(paths.run("tiny", RUN))
     starts: list[int] = []
     save, fit = checkpoint.save, loop.fit
@@ -130,14 +130,14 @@ def test_a_run_that_stops_continues_unless_something_changed(
     monkeypatch.setattr("unforge.train.run.fit", watched)
     monkeypatch.setattr(checkpoint, "save", dies)
     with pytest.raises(KeyboardInterrupt):
-        train.stage(RUN, "", profile)
+        train.stage(RUN, "", {}, profile)
     monkeypatch.setattr(checkpoint, "save", save)
     assert _files(paths.run("tiny", RUN)) == expected  # untouched: nothing half-written takes its place
     text = Path("profiles/tiny.yaml").read_text(encoding="utf-8")
     Path("profiles/tiny.yaml").write_text(text.replace("crop: 64", "crop: 56"), encoding="utf-8")
-    train.stage(RUN, "", profiles.load("tiny"))
+    train.stage(RUN, "", {}, profiles.load("tiny"))
     assert starts == [0]
-    train.stage(RUN, "", profile)
+    train.stage(RUN, "", {}, profile)
     assert starts == [0, 2]
     assert _files(paths.run("tiny", RUN)) == expected
 
@@ -169,8 +169,8 @@ def test_the_autoencoder_learns_from_the_pool(profile: profiles.Profile) -> None
 def test_user_errors_say_what_to_do(profile: profiles.Profile) -> None:
     train, evaluate = _script("train"), _script("evaluate")
     with pytest.raises(ValueError, match="name a protocol"):
-        train.stage("sparsevit/full", "", profile)
+        train.stage("sparsevit/full", "", {}, profile)
     with pytest.raises(ValueError, match="no variant"):
-        train.stage("sparsevit/catnet/stemm/s0", "", profile)
+        train.stage("sparsevit/catnet/stemm/s0", "", {}, profile)
     with pytest.raises(FileNotFoundError, match="dvc repro"):
         evaluate.stage("sparsevit/catnet/full/s7", ["casia1"], profile)
