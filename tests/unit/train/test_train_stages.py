@@ -143,7 +143,7 @@ def test_a_run_that_stops_continues_unless_something_changed(
 
 
 def test_constants_need_no_training(profile: profiles.Profile) -> None:
-    _script("train").stage("constant/all", "", profile)
+    _script("train").stage("constant/all", "", {}, profile)
     _script("evaluate").stage("constant/all", ["casia1"], profile)
     assert sorted(_files(paths.run("tiny", "constant/all"))) == [
         "config.json",
