@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from unforge import markdown, paths, profiles, specs, tables
-from unforge.report import curves
+from unforge import figures, markdown, paths, profiles, specs
+from unforge.report import charts
 
 
 def main() -> None:
@@ -23,8 +23,9 @@ def main() -> None:
 def stage(figure: str, profile: profiles.Profile) -> None:
     """Write `reports/<profile>/tables/<paper>.figure_N.parquet` and `.svg`."""
     paper, _, name = figure.partition(".")
-    data = tables.build_figure(paper, name, profile)
-    drawn = curves.svg(data, metric=specs.figures(paper)[name].metric, salt=figure)
+    data = figures.build(paper, name, profile)
+    spec = specs.figures(paper)[name]
+    drawn = charts.svg(data, kind=spec.kind, metric=spec.metric, salt=figure)
     target = paths.table(profile.name, figure)
     target.parent.mkdir(parents=True, exist_ok=True)
     markdown.write_parquet(data, target.with_name(f"{figure}.parquet"))

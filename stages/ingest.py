@@ -17,7 +17,7 @@ def stage(name: str, profile: profiles.Profile) -> None:
         pool = datasets.load(name)
         return shards.write(target, pool.photographs(), name=name, data="real", version=pool.VERSION)
     always = {"source": "stand_in"}
-    source = always if name == "views" else paths.read_json(paths.raw(name) / "SOURCE.json")
+    source = always if name in ("pretraining", "views") else paths.read_json(paths.raw(name) / "SOURCE.json")
     module, scale = datasets.load(source.get("module", name)), profile.scale("ingest", name)
     if source["source"] != "real":
         return stand_in(name, module, profile, scale["images"], scale["size"])

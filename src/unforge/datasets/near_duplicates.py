@@ -169,7 +169,8 @@ def members(
         for row in shard_set.manifest.select(["key", "split", "kind", "meta"]).to_pylist():
             if (dataset, row["key"]) not in out and row["split"] in ("train", protocol.VALIDATION):
                 member = _member(row, wanted[dataset])
-                rows.append({"dataset": dataset, "member": member, "key": row["key"], "split": row["split"]})
+                if member is not None:
+                    rows.append({"dataset": dataset, "member": member, "key": row["key"], "split": row["split"]})
     empty = sorted(set(protocol.MEMBERS) - {row["member"] for row in rows if row["split"] == "train"})
     if empty:
         raise ValueError(f"no training images left for {', '.join(empty)}")
@@ -177,13 +178,15 @@ def members(
     return pa.Table.from_pylist(rows, schema=MEMBERS), leaked
 
 
-def _member(row: Mapping[str, Any], names: list[str]) -> str:
+def _member(row: Mapping[str, Any], names: list[str]) -> str | None:
     """Which of a dataset's members an image belongs to: by its part, else (a stand-in) splices to `sp`, copy-move
-    to the other parts and the rest to all, by the hash of the key."""
-    if len(names) == 1:
+    to the other parts and the rest to all, by the hash of the key. None: its part is none of the protocol's."""
+    if "/" not in names[0]:
         return names[0]
     part = json.loads(row["meta"]).get("part")
     exact = [name for name in names if part is not None and name.endswith(f"/{part}")]
+    if part is not None and not exact:
+        return None
     splices = [name for name in names if name.endswith("/sp")]
     others = [name for name in names if name not in splices]
     fitting = exact or {"splice": splices, "copy_move": others}.get(row["kind"]) or names

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 VERSION = "1"
 CONTROLS = ("history",)
 """Kinds that are only measured, never trained on."""
+WHOLE = "generated"
+"""The kind that is no forgery of a photograph: everything of it is made."""
+PARTS = {"authentic": "real", WHOLE: "full_synthetic"}
+"""`meta["part"]` by kind in a set that has generated images among others; every other kind is `tampered`."""
+SPLITS = {"pretrain": ("pretrain",), "train": ("train", "val"), "test": ("test",)}
+"""The pool's splits whose photographs a recipe's `split` takes."""
 
 Render = Callable[[np.ndarray], np.ndarray]
 
@@ -82,8 +88,9 @@ def photographs(recipe: StandIn, pool: Pool, size: int) -> Photographs:
     """The photographs of the pool that images of size x size px by `recipe` are made from."""
     from unforge.forgeries.steps.photographs import Photographs
 
-    splits = ("train", "val") if recipe.split == "train" else ("test",)
-    return Photographs(pool, splits, round(size / min(recipe.resample)))
+    if recipe.split not in SPLITS:
+        raise ValueError(f"split {recipe.split!r} of a stand-in: {', '.join(SPLITS)} are accepted")
+    return Photographs(pool, SPLITS[recipe.split], round(size / min(recipe.resample)))
 
 
 def plan(recipe: StandIn, chosen: Photographs, count: int, seed: int, name: str) -> list[Item]:
@@ -91,8 +98,8 @@ def plan(recipe: StandIn, chosen: Photographs, count: int, seed: int, name: str)
     for kind in recipe.kinds:
         if kind not in ("authentic", *names()):
             raise ValueError(f"no forgery {kind!r}: there is authentic, {', '.join(names())}")
-        if kind in CONTROLS and recipe.split == "train":
-            raise ValueError(f"{kind!r} is a control: a train stand-in must not hold it")
+        if kind in CONTROLS and recipe.split != "test":
+            raise ValueError(f"{kind!r} is a control: a {recipe.split} stand-in must not hold it")
     rng = seeds.generator(seed, name, "plan")
     keys = list(chosen.rows)
     turns = [keys[i] for i in rng.permutation(len(keys))]
@@ -155,13 +162,19 @@ def finish(recipe: StandIn, made: Draft, key: str, size: int, seed: int) -> tupl
     return camera.save(image, recipe.extension, quality), mask, saved
 
 
+def part(recipe: StandIn, kind: str) -> dict[str, str]:
+    """{"part": class of an image of `kind`} in a set of three classes, else nothing."""
+    return {"part": PARTS.get(kind, "tampered")} if WHOLE in recipe.kinds else {}
+
+
 def stand_in(
     recipe: StandIn, pool: Pool, count: int, size: int, seed: int, name: str, render: Render | None = None
 ) -> Iterator[Sample]:
     """`count` images of size x size px by `recipe`, from the photographs of the `shards.ShardSet` `pool`.
 
     `name` is the set's id and begins every key. `render` re-renders an (H, W, 3) uint8 image and is needed for
-    `regenerated`. Raises ValueError when the recipe cannot be followed.
+    `regenerated` and `generated`. Where a recipe has `generated`, `meta["part"]` says the class (`PARTS`). Raises
+    ValueError when the recipe cannot be followed.
     """
     from unforge import shards
 
@@ -179,5 +192,5 @@ def stand_in(
             source=tuple(chosen.rows[photo]["source"][0] for photo in made.photos),
             unit=item.key,
             split=chosen.rows[item.photo]["split"],
-            meta={**made.meta, "saved": saved},
+            meta={**made.meta, **part(recipe, item.kind), "saved": saved},
         )

@@ -11,10 +11,11 @@ import pytest
 from scipy import ndimage
 
 from unforge import forgeries, seeds
-from unforge.forgeries import copy_move, history, regenerated, removal, splice
+from unforge.forgeries import copy_move, generated, history, regenerated, removal, splice
 from unforge.forgeries.steps import camera
 from unforge.types import StandIn
 
+IN_REGIONS = [kind for kind in forgeries.names() if kind != "generated"]
 RECIPE = StandIn(kinds={"splice": 1.0}, split="test", area=(0.05, 0.2))
 
 
@@ -27,13 +28,13 @@ def rng(seed: int) -> np.random.Generator:
 
 
 def test_names_are_the_files() -> None:
-    assert forgeries.names() == ["copy_move", "history", "regenerated", "removal", "splice"]
+    assert forgeries.names() == ["copy_move", "generated", "history", "regenerated", "removal", "splice"]
     with pytest.raises(ValueError, match="copy_move"):
         forgeries.load("copymove")
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("kind", forgeries.names())
+@pytest.mark.parametrize("kind", IN_REGIONS)
 def test_only_the_region_changes(kind: str, seed: int, image: np.ndarray, donor: np.ndarray) -> None:
     module, before = forgeries.load(kind), image.copy()
     forged, mask, done = module.forge(image, donor if module.DONOR else None, RECIPE, rng(seed), render)
@@ -50,7 +51,7 @@ def test_only_the_region_changes(kind: str, seed: int, image: np.ndarray, donor:
     assert json.loads(json.dumps(done)) == done
 
 
-@pytest.mark.parametrize("kind", forgeries.names())
+@pytest.mark.parametrize("kind", IN_REGIONS)
 def test_without_feather_the_mask_is_exact(kind: str, image: np.ndarray, donor: np.ndarray) -> None:
     module, recipe = forgeries.load(kind), dataclasses.replace(RECIPE, feather=(0.0, 0.0))
     forged, mask, _ = module.forge(image, donor if module.DONOR else None, recipe, rng(0), render)
@@ -59,7 +60,7 @@ def test_without_feather_the_mask_is_exact(kind: str, image: np.ndarray, donor: 
     assert (changed & mask).sum() > 0.5 * mask.sum()
 
 
-@pytest.mark.parametrize("module", [splice, history])
+@pytest.mark.parametrize("module", [splice, history, generated])
 def test_a_donor_is_asked_for(module: object, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="donor"):
         module.forge(image, None, RECIPE, rng(0))  # type: ignore[attr-defined]
@@ -71,6 +72,22 @@ def test_regenerated_asks_for_an_autoencoder_and_uses_it(image: np.ndarray) -> N
     recipe = dataclasses.replace(RECIPE, feather=(0.0, 0.0))
     forged, mask, _ = regenerated.forge(image, None, recipe, rng(0), render)
     assert np.array_equal(forged[mask], 255 - image[mask])
+
+
+def test_generated_is_the_rendered_scene_under_a_camera(image: np.ndarray, donor: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="render"):
+        generated.forge(image, donor, RECIPE, rng(0))
+    sigmas = set()
+    for seed in range(6):
+        made, mask, done = generated.forge(image, donor, RECIPE, rng(seed), render)
+        assert mask.all()
+        assert mask.shape == image.shape[:2]
+        assert json.loads(json.dumps(done)) == done
+        difference = made.astype(float) - (255.0 - donor)
+        assert abs(difference.mean()) < 1
+        assert 0.5 * done["sensor_sigma"] < difference.std() < 2 * done["sensor_sigma"] + 2
+        sigmas.add(done["sensor_sigma"])
+    assert len(sigmas) == 6
 
 
 def test_copies_hold_what_their_matrix_says(image: np.ndarray) -> None:

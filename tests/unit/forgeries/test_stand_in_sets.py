@@ -140,3 +140,32 @@ def test_samples_fit_the_shards(pool: Any, tmp_path: Any) -> None:
     for sample in samples:
         assert shards.KEY.fullmatch(sample.key)
     assert seeds.generator(0, samples[0].key, "scene").random() != seeds.generator(0, samples[1].key, "scene").random()
+
+
+THIRD = {"authentic": 1 / 3, "generated": 1 / 3, "regenerated": 1 / 3}
+
+
+def test_three_classes_are_equal_in_number_format_and_size(pool: Any) -> None:
+    samples = made(pool, 24, recipe=StandIn(kinds=THIRD, split="train"))
+    parts = {"authentic": "real", "generated": "full_synthetic", "regenerated": "tampered"}
+    assert Counter(s.meta["part"] for s in samples) == dict.fromkeys(parts.values(), 8)
+    formats = {}
+    for sample in samples:
+        assert sample.meta["part"] == parts[sample.kind]
+        assert sample.label == int(sample.kind != "authentic")
+        formats.setdefault(sample.kind, set()).add((sample.extension, shards.decode_image(sample.image).shape))
+        if sample.mask is not None:
+            assert shards.decode_mask(sample.mask).all() == (sample.kind == "generated")
+    assert len(set(map(frozenset, formats.values()))) == 1
+    assert "part" not in made(pool, 1)[0].meta
+
+
+def test_pretraining_photographs_are_nobody_elses(pool: Any) -> None:
+    recipe = StandIn(kinds={"splice": 1.0}, split="pretrain")  # type: ignore[arg-type]
+    own = {source for s in made(pool, 8, recipe=recipe) for source in s.source}
+    assert own == {f"photo:{key}" for key, row in pool.rows.items() if row["split"] == "pretrain"}
+    assert {s.split for s in made(pool, 4, recipe=recipe)} == {"pretrain"}
+    with pytest.raises(ValueError, match="control"):
+        made(pool, recipe=StandIn(kinds={"history": 1.0}, split="pretrain"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="pretrain, train, test"):
+        made(pool, recipe=StandIn(kinds={"splice": 1.0}, split="holiday"))  # type: ignore[arg-type]
