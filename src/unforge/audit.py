@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from unforge import markdown, paths, specs
+from unforge import markdown, notation, paths, specs
+from unforge.metrics.class_acc import CLASSES
 
 FINDINGS = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("paper", "table", "row", "column", "rule", "detail")]
@@ -21,6 +22,9 @@ FINDINGS = pa.schema(
 
 SLACK = 1e-9
 """For the arithmetic of binary fractions; far below any printed digit."""
+
+SHARES = 0.05
+"""How far, relatively, the classes of a test set may be from one size (SID-Set: 100,000 images each)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +78,10 @@ def printed(paper: str) -> list[Printed]:
     for name, table in specs.tables(paper).items():
         for row in table.rows:
             for (column, spec), text in zip(table.columns.items(), row.printed, strict=False):
-                value = specs.target(text, spec.metric)
+                value = notation.target(text, spec.metric)
                 if text is None or value is None:
                     continue
-                half = specs.rounding(text) / (100 if specs.in_percent(spec.metric) else 1)
+                half = notation.rounding(text) / (100 if notation.in_percent(spec.metric) else 1)
                 found.append(
                     Printed(
                         table=name,
@@ -116,18 +120,28 @@ def ranges(numbers: list[Printed]) -> Iterator[Finding]:
 
 
 def f1_and_iou(numbers: list[Printed]) -> Iterator[Finding]:
-    """IoU <= F1 <= 2 IoU / (1 + IoU) on the same images: equal per image, and the mean keeps the order (Jensen)."""
-    iou = {(n.subject, n.testsets): n for n in numbers if n.metric == "pixel_iou"}
-    for number in numbers:
-        other = iou.get((number.subject, number.testsets))
-        if number.metric != "pixel_f1@0.5" or other is None:
-            continue
+    """IoU <= F1 <= 2 IoU / (1 + IoU) on the same images: equal per image, and the mean keeps the order (Jensen).
+
+    A pair that is printed again in another table is one finding.
+    """
+    iou: dict[tuple[object, ...], list[Printed]] = {}
+    for n in numbers:
+        if n.metric == "pixel_iou":
+            iou.setdefault((n.subject, n.testsets), []).append(n)
+    pairs: dict[tuple[object, ...], list[tuple[Printed, Printed]]] = {}
+    for n in numbers:
+        others = iou.get((n.subject, n.testsets), [])
+        if n.metric == "pixel_f1@0.5" and others:
+            other = next((o for o in others if o.table == n.table), others[0])
+            pairs.setdefault((n.subject, n.testsets, n.text, other.text), []).append((n, other))
+    for (number, other), *again in pairs.values():
         most = 2 * other.high / (1 + other.high)
+        also = _also(repeated for repeated, _ in again)
         if number.low > most + SLACK:
-            detail = f"F1 {number.text} with IoU {other.text} ({other.place}): at most {most:.4f}"
+            detail = f"F1 {number.text} with IoU {other.text} ({other.place}): at most {most:.4f}{also}"
             yield Finding(at=number, rule="f1_above_bound", detail=detail)
         if number.high < other.low - SLACK:
-            detail = f"F1 {number.text} is below IoU {other.text} ({other.place})"
+            detail = f"F1 {number.text} is below IoU {other.text} ({other.place}){also}"
             yield Finding(at=number, rule="f1_below_iou", detail=detail)
 
 
@@ -151,14 +165,18 @@ def averages(numbers: list[Printed]) -> Iterator[Finding]:
 
 
 def contradictions(numbers: list[Printed]) -> Iterator[Finding]:
-    """One quantity has one value, wherever it is printed."""
-    same: dict[tuple[object, ...], list[Printed]] = {}
+    """One quantity has one value, wherever it is printed. Two values are one finding, however often they are printed.
+
+    Intervals that only touch (0.59 and 0.60) contradict too: no rule of rounding prints one value both ways.
+    """
+    same: dict[tuple[object, ...], dict[str, list[Printed]]] = {}
     for n in numbers:
-        same.setdefault((n.subject, n.metric, n.testsets, n.part, n.relative_to), []).append(n)
-    for group in same.values():
-        for first, second in combinations(group, 2):
-            if first.low > second.high + SLACK or second.low > first.high + SLACK:
-                detail = f"{second.text} here, {first.text} in {first.place}"
+        key = (n.subject, n.metric, n.testsets, n.part, n.relative_to)
+        same.setdefault(key, {}).setdefault(n.text, []).append(n)
+    for by_text in same.values():
+        for (first, *others), (second, *again) in combinations(by_text.values(), 2):
+            if min(first.high, second.high) - max(first.low, second.low) <= SLACK:
+                detail = f"{second.text} here{_also(again)}, {first.text} in {_places([first, *others])}"
                 yield Finding(at=second, rule="contradiction", detail=detail)
 
 
@@ -183,11 +201,75 @@ def ratios(numbers: list[Printed]) -> Iterator[Finding]:
             yield Finding(at=number, rule="ratio", detail=detail)
 
 
-RULES: tuple[Callable[[list[Printed]], Iterator[Finding]], ...] = (ranges, f1_and_iou, averages, contradictions, ratios)
+def macro(numbers: list[Printed]) -> Iterator[Finding]:
+    """A printed macro average over the classes is their mean."""
+    single = {(n.table, n.row, n.testsets, n.metric): n for n in numbers}
+    for number in numbers:
+        family, _, of = number.metric.partition("@")
+        keys = [(number.table, number.row, number.testsets, f"{family}@{name}") for name in CLASSES]
+        if of != "macro" or not all(key in single for key in keys):
+            continue
+        parts = [single[key] for key in keys]
+        low, high = _mean(part.low for part in parts), _mean(part.high for part in parts)
+        if number.low > high + SLACK or number.high < low - SLACK:
+            texts = ", ".join(part.text for part in parts)
+            yield Finding(at=number, rule="average", detail=f"{number.text} is not the mean of {texts}")
+
+
+def confusion(numbers: list[Printed]) -> Iterator[Finding]:
+    """Recall and F1 of all classes come from one confusion matrix.
+
+    2 TP / F1 = 2 TP + FP + FN, and every image that one class misses is a false alarm of another. Summed over the
+    classes c with n_c images: sum n_c (recall_c / F1_c - 1) = 0. A finding holds for all n_c within `SHARES` of one
+    size.
+    """
+    single = {(n.table, n.row, n.testsets, n.metric): n for n in numbers}
+    for table, row, testsets in dict.fromkeys(key[:3] for key in single):
+        recalls, f1s = (
+            [single.get((table, row, testsets, f"{family}@{name}")) for name in CLASSES]
+            for family in ("class_acc", "class_f1")
+        )
+        pairs = [(r, f) for r, f in zip(recalls, f1s, strict=True) if r is not None and f is not None and f.low > 0]
+        if len(pairs) < len(CLASSES):
+            continue
+        most = sum(_weighed(r.high / f.low - 1) for r, f in pairs)
+        least = -sum(_weighed(1 - r.low / f.high) for r, f in pairs)
+        if most >= -SLACK and least <= SLACK:
+            continue
+        side = f"at most {_mean(r.high / f.low for r, f in pairs):.3f}"
+        if least > SLACK:
+            side = f"at least {_mean(r.low / f.high for r, f in pairs):.3f}"
+        texts = ", ".join(f"{r.text} / {f.text}" for r, f in pairs)
+        detail = f"recall / F1 of the classes ({texts}) averages {side}; one confusion matrix gives 1"
+        if all(_alone(r.low) <= f.high + SLACK and _alone(r.high) >= f.low - SLACK for r, f in pairs):
+            detail += ". Every F1 is 2 recall / (1 + recall): precision 1, as on images of that class alone"
+        _, worst = max(pairs, key=lambda pair: abs(1 - pair[0].high / pair[1].low))
+        yield Finding(at=worst, rule="confusion", detail=detail)
+
+
+def _weighed(value: float) -> float:
+    """The most that a class of any allowed size adds to a sum over the classes."""
+    return value * (1 + SHARES if value > 0 else 1 - SHARES)
+
+
+def _alone(recall: float) -> float:
+    """F1 at precision 1."""
+    return 2 * recall / (1 + recall)
+
+
+RULES: tuple[Callable[[list[Printed]], Iterator[Finding]], ...] = (
+    ranges,
+    f1_and_iou,
+    averages,
+    contradictions,
+    ratios,
+    macro,
+    confusion,
+)
 
 
 def claims(paper: str, numbers: list[Printed]) -> Iterator[Finding]:
-    """A comparative statement of the paper agrees with the numbers it prints."""
+    """A comparative statement of the paper agrees with the numbers it prints: in order, and by what it says."""
     by_place = {(n.table, n.row, n.column): n for n in numbers}
     for claim_id, claim in specs.claims(paper).items():
         sides = [
@@ -205,6 +287,31 @@ def claims(paper: str, numbers: list[Printed]) -> Iterator[Finding]:
             values = " and ".join(f"{_mean((n.low + n.high) / 2 for n in side):.4f}" for side in (left, right))
             detail = f"line {claim.line}, {claim_id}: {claim.text}; printed: {values}"
             yield Finding(at=left[0], rule="claim", detail=detail)
+        if claim.gain:
+            yield from _gain(claim_id, claim, left, right)
+
+
+def _gain(claim_id: str, claim: specs.Claim, left: list[Printed], right: list[Printed]) -> Iterator[Finding]:
+    """The difference that a claim states is that of the printed numbers."""
+    stated = notation.target(claim.gain, left[0].metric)
+    half = notation.rounding(claim.gain) / (100 if notation.in_percent(left[0].metric) else 1)
+    low, high = (
+        _mean(n.low for n in left) - _mean(n.high for n in right),
+        _mean(n.high for n in left) - _mean(n.low for n in right),
+    )
+    if stated is not None and (stated - half > high + SLACK or stated + half < low - SLACK):
+        detail = f"line {claim.line}, {claim_id}: the text says {claim.gain}; printed: {(low + high) / 2:.4f}"
+        yield Finding(at=left[0], rule="gain", detail=detail)
+
+
+def _also(again: Iterable[Printed]) -> str:
+    """`, also in <places>`, of numbers that are printed again; empty for none."""
+    places = _places(again)
+    return f", also in {places}" if places else ""
+
+
+def _places(numbers: Iterable[Printed]) -> str:
+    return ", ".join(number.place for number in numbers)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from unforge import datasets, origins, paths, perturbations, profiles, specs
+from unforge import assets, datasets, origins, paths, perturbations, profiles, specs
 from unforge import demand as demands
 from unforge.dag import Stage
 
@@ -34,27 +34,23 @@ def obtainable(demand: demands.Demand, profile: profiles.Profile) -> demands.Dem
     if profile.stand_ins:
         return demand
     testsets = frozenset(t for t in demand.testsets if is_real(t))
-    protocols = frozenset(p for p in demand.protocols if all(map(is_real, _members(p))))
+    protocols = frozenset(p for p in demand.protocols if all(map(is_real, assets.members(p))))
     runs = {
         name: replace(run, testsets=tuple(t for t in run.testsets if demands.base(t) in testsets))
         for name, run in demand.runs.items()
-        if not run.origin and (not run.protocol or run.protocol in protocols)
+        if not run.origin and (not run.protocol or run.protocol in protocols) and assets.obtainable(run, profile)
     }
+    built = {name for run in runs.values() for role in ("expert", "run") if (name := run.assets.get(role))}
     ready = origins.obtainable(demand, profile, is_real)
     return replace(
         demand,
-        runs={name: run for name, run in runs.items() if run.testsets} | dict(ready.runs),
+        runs={name: run for name, run in runs.items() if run.testsets or name in built} | dict(ready.runs),
         perturbed={key: levels for key, levels in demand.perturbed.items() if key[0] in testsets},
         testsets=testsets,
         protocols=protocols,
         origins=ready.origins,
         pools=ready.pools,
     )
-
-
-def _members(protocol: str) -> list[str]:
-    """Datasets of a training protocol; `tampcoco/cm` is a part of one."""
-    return sorted({member.partition("/")[0] for member in datasets.load(protocol).MEMBERS})
 
 
 def _slug(name: str) -> str:
@@ -65,9 +61,11 @@ def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Sta
     """Data, backbones, perturbations, baselines, counts; and claims, audit and report over all papers."""
     name = profile.name
     stages = _pool(name) if profile.stand_ins else []
-    members = {m for p in demand.protocols for m in _members(p)}
+    members = {m for p in demand.protocols for m in assets.members(p)}
     for dataset in sorted({*demand.testsets, *demand.pools, *members}):
         stages.append(_ingest(profile, dataset))
+    stages += [_ingest(profile, dataset, made=True) for dataset in assets.sets(demand, profile)]
+    stages += assets.stages(profile, demand)
     about = origins.generators(profile, demand)
     stages += [*origins.shared_stages(profile, demand), *about]
     for protocol in sorted(demand.protocols):
@@ -79,7 +77,7 @@ def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Sta
                 arguments=(protocol, "--testsets", ",".join(testsets)),
                 modules=(f"unforge.datasets.{protocol}",),
                 deps=tuple(
-                    f"{paths.shards(name, d)}/manifest.parquet" for d in sorted({*_members(protocol), *testsets})
+                    f"{paths.shards(name, d)}/manifest.parquet" for d in sorted({*assets.members(protocol), *testsets})
                 ),
                 outs=tuple(str(paths.protocol(name, protocol) / f"{part}.parquet") for part in ("members", "leaks")),
             )
@@ -114,7 +112,7 @@ def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Sta
     specs_files = sorted(
         str(p.relative_to(paths.root())) for p in (paths.root() / "papers").glob("*/*.yaml") if p.name != "dvc.yaml"
     )
-    scored = {str(paths.scores(name, run)) for run, value in demand.runs.items() if value.paper}
+    scored = {str(paths.scores(name, run)) for run, value in demand.runs.items() if value.paper and value.testsets}
     counts = {str(paths.counts(name, method)) for method in demand.counts}
     claim_files = tuple(f"reports/{name}/claims.{kind}" for kind in ("parquet", "md"))
     audit_files = tuple(f"reports/{name}/audit.{kind}" for kind in ("parquet", "md"))
@@ -178,16 +176,17 @@ def _pool(name: str) -> list[Stage]:
     ]
 
 
-def _ingest(profile: profiles.Profile, dataset: str) -> Stage:
+def _ingest(profile: profiles.Profile, dataset: str, made: bool = False) -> Stage:
+    """`made`: there is no real set of that name."""
     name = profile.name
     source = paths.raw(dataset) / "SOURCE.json"
-    module = datasets.load(paths.read_json(paths.root() / source).get("module", dataset))
+    module = datasets.load(dataset if made else paths.read_json(paths.root() / source).get("module", dataset))
     modules = [module.__name__]
-    deps = [str(source)]
-    if not is_real(dataset):
+    deps = [] if made else [str(source)]
+    if made or not is_real(dataset):
         deps.append(str(paths.shards(name, "photos")))
         modules.append("unforge.forgeries")
-        if "regenerated" in getattr(module.STAND_IN, "kinds", ()):
+        if {"regenerated", "generated"} & set(getattr(module.STAND_IN, "kinds", ())):
             modules.append("unforge.backbones.autoencoder")
             deps.append(str(paths.backbone(name, "autoencoder")))
     return Stage(
@@ -205,37 +204,52 @@ def _ingest(profile: profiles.Profile, dataset: str) -> Stage:
 def run_stages(profile: profiles.Profile, run_name: str, run: demands.Run) -> list[Stage]:
     """Train one run and score it on every test set that anything asks of it."""
     name = profile.name
+    if run.method == assets.HEADERS:
+        return [assets.headers(profile, run_name, run, _slug(run_name.removeprefix(f"{run.paper}/")))]
     method = f"unforge.methods.{run.method}"
-    train_deps: list[str] = []
-    learnt = [method]
-    if run.protocol:
+    places = assets.paths_of(run, name)
+    expert = run.assets.get("expert")
+    # an expert's method is loaded by name: it is in no import statement
+    used = [method, *([f"unforge.methods.{_method(expert)}"] if expert else [])]
+    train_deps = list(places.values())
+    learnt = list(used)
+    if run.protocol and "run" not in places:
         learnt.append(f"unforge.datasets.{run.protocol}")
         train_deps.append(str(paths.protocol(name, run.protocol) / "members.parquet"))
-        train_deps += [str(paths.shards(name, m)) for m in _members(run.protocol)]
+        train_deps += [str(paths.shards(name, m)) for m in assets.members(run.protocol)]
     model = str(paths.run(name, run_name))
-    return [
-        Stage(
-            name=f"train-{_slug(run_name.removeprefix(f'{run.paper}/'))}",
-            script="train",
-            arguments=(run_name, *(() if run_name.startswith(f"{run.method}/") else ("--method", run.method))),
-            modules=tuple(learnt),
-            deps=tuple(train_deps),
-            keys=("machine", "model", f"train.{run.method}"),
-            seed=True,
-            outs=(model,),
-            pool="gpu",
-        ),
-        Stage(
-            name=f"evaluate-{_slug(run_name.removeprefix(f'{run.paper}/'))}",
-            script="evaluate",
-            arguments=(run_name, "--testsets", ",".join(run.testsets)),
-            modules=(method,),
-            deps=(model, *(str(paths.shards(name, t)) for t in run.testsets)),
-            keys=("machine", f"evaluate.{run.method}"),
-            outs=(str(paths.scores(name, run_name)),),
-            pool="gpu",
-        ),
-    ]
+    slug = _slug(run_name.removeprefix(f"{run.paper}/"))
+    named = run_name.startswith(f"{run.method}/") or f"/{run.method}-" in run_name
+    trained = Stage(
+        name=f"train-{slug}",
+        script="train",
+        arguments=(run_name, *(() if named else ("--method", run.method)), *assets.arguments(places)),
+        modules=tuple(learnt),
+        deps=tuple(train_deps),
+        keys=("machine", "model", f"train.{run.method}"),
+        seed=True,
+        outs=(model,),
+        pool="gpu",
+    )
+    if not run.testsets:
+        return [trained]
+    scored = Stage(
+        name=f"evaluate-{slug}",
+        script="evaluate",
+        arguments=(run_name, "--testsets", ",".join(run.testsets)),
+        modules=tuple(used),
+        deps=(model, *(str(paths.shards(name, t)) for t in run.testsets)),
+        keys=("machine", f"evaluate.{run.method}"),
+        outs=(str(paths.scores(name, run_name)),),
+        pool="gpu",
+    )
+    return [trained, scored]
+
+
+def _method(run_name: str) -> str:
+    """The method of a run: the one its name says, or the paper's own."""
+    paper, _, part, _ = run_name.split("/")
+    return part.rpartition("-")[0] or specs.paper(paper).method
 
 
 def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) -> list[Stage]:
@@ -256,6 +270,7 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
         counts = demands.counts_needed(paper, entry)
         base = str(paths.table(name, f"{paper}.{entry}"))
         families = {panel.perturbation for panel in spec.panels} if isinstance(spec, specs.Figure) else set()
+        codebooks = [spec.codebook] if isinstance(spec, specs.Figure) and spec.codebook else []
         used = [f"unforge.perturbations.{family}" for family in sorted(families)]
         used += [f"unforge.datasets.{spec.protocol}"] if spec.protocol else []
         # of the other tables only the number of seeds matters, which is in `deps` as the runs' scores
@@ -267,7 +282,11 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
                 arguments=(f"{paper}.{entry}",),
                 modules=("unforge.metrics", *used),
                 deps=tuple(
-                    sorted({str(paths.scores(name, r)) for r in runs} | {str(paths.counts(name, m)) for m in counts})
+                    sorted(
+                        {str(paths.scores(name, run)) for run in runs}
+                        | {str(paths.counts(name, method)) for method in counts}
+                        | {str(paths.codebook(name, codebook)) for codebook in codebooks}
+                    )
                 ),
                 files=tuple(file for file in files if (paths.root() / file).is_file()),
                 keys=("claims", "stand_ins"),

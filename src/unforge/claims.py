@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from unforge import demand, markdown, metrics, paths, profiles, scores, specs, tables
+from unforge import demand, markdown, metrics, notation, paths, profiles, scores, specs, tables
 
 VERDICTS = pa.schema(
     [
@@ -195,7 +195,7 @@ def text(table: pa.Table) -> str:
 
 def _line(row: Mapping[str, Any]) -> str:
     def shown(value: float | None) -> str:
-        return "" if value is None else specs.show(value, row["metric"])
+        return "" if value is None else notation.show(value, row["metric"])
 
     difference = shown(row["difference"])
     if row["ci_low"] is not None and row["ci_high"] is not None:

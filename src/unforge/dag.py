@@ -72,6 +72,21 @@ def _file(module: str) -> str | None:
     return f"{stem}.py"
 
 
+def constant(module: str, name: str, default: Any) -> Any:
+    """A constant that a module defines at its top, read without importing it; `default` where there is none.
+
+    ValueError when it is not a literal."""
+    file = _file(module)
+    body = ast.parse((paths.root() / file).read_text(encoding="utf-8")).body if file else []
+    for node in body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return ast.literal_eval(node.value)  # type: ignore[attr-defined]
+    return default
+
+
 def imports(script: str) -> set[str]:
     """Modules of `unforge` that a script names in its import statements."""
     modules = set(_graph().modules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from unforge import paths, perturbations, profiles, specs
 
@@ -26,6 +26,8 @@ class Run:
     """Provenance: the model whose images are told from others; then `variant` is the encoder."""
     costly: frozenset[tuple[str, str]] = frozenset()
     """Provenance: (signal, test set) of the signals that take too long to be had everywhere."""
+    assets: Mapping[str, str] = field(default_factory=dict)
+    """What it builds on, by role: backbones, a codebook and runs by name, `explanations` by protocol."""
 
 
 COSTLY = frozenset({"quant_loss_opt", "quant_loss_opt_kept", "combined_opt", "latent_tracer"})
@@ -71,10 +73,7 @@ def seeds(paper: str, profile: profiles.Profile) -> dict[tuple[str, str, str], i
 
 
 def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> Demand:
-    """What the tables, figures and claims of `papers` (default: all) ask for, at a profile's number of seeds.
-
-    ValueError when two methods would share the name of a run.
-    """
+    """What the tables, figures and claims of `papers` (default: all) ask for, at a profile's number of seeds."""
     runs: dict[str, Run] = {}
     counts: set[str] = set()
     compared: set[str] = set()
@@ -85,10 +84,8 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
             if not want.origin:
                 compared |= {base(testset) for testset in want.testsets}
             for seed in range(number.get((want.protocol, want.method, want.variant), 1) if want.testsets else 0):
-                name = specs.run_name(paper, want.protocol, want.variant, seed)
+                name = specs.run_name(paper, want.protocol, want.method, want.variant, seed)
                 known = runs.get(name)
-                if known is not None and known.method != want.method:
-                    raise ValueError(f"run {name} is named by {known.method} and by {want.method}")
                 runs[name] = Run(
                     paper=paper,
                     protocol=want.protocol,
@@ -98,7 +95,10 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
                     testsets=tuple(sorted({*want.testsets, *(known.testsets if known else ())})),
                     origin=want.origin,
                     costly=_afforded(want, profile) | (known.costly if known else frozenset()),
+                    assets={} if want.origin else _assets(paper, want, seed),
                 )
+    for run in list(runs.values()):
+        _with_experts(run, runs)
     if compared:
         for variant in BASELINES.values():
             runs[baseline_name(variant)] = Run(
@@ -121,11 +121,42 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
     )
 
 
+def _assets(paper: str, want: _Want, seed: int) -> dict[str, str]:
+    """Names of what a run builds on: an expert's run is of seed 0, one whose weights are taken of the same seed."""
+    own = specs.paper(paper)
+    found = dict(own.of(want.method, want.variant))
+    for role, chosen in (("expert", 0), ("run", seed)):
+        if role in found:
+            method, _, variant = found[role].rpartition("-")
+            variant = "" if variant == "full" else variant
+            found[role] = specs.run_name(paper, want.protocol, method or want.method, variant, chosen)
+    if "explanations" in found:
+        found["explanations"] = want.protocol
+    return found
+
+
+def _with_experts(run: Run, runs: dict[str, Run]) -> None:
+    """Add the runs that `run` builds on and that no table shows: they are trained, and scored nowhere."""
+    for role in ("expert", "run"):
+        name = run.assets.get(role)
+        if name is None or name in runs:
+            continue
+        _, protocol, part, seed = name.split("/")
+        method, _, variant = part.rpartition("-")
+        method, variant = method or specs.paper(run.paper).method, "" if variant == "full" else variant
+        want = _Want(entry="", protocol=protocol, method=method, variant=variant, testsets=(), counted=False)
+        runs[name] = Run(
+            paper=run.paper, protocol=protocol, method=method, variant=variant, seed=int(seed[1:]), testsets=(),
+            assets=_assets(run.paper, want, int(seed[1:])),
+        )  # fmt: skip
+        _with_experts(runs[name], runs)
+
+
 def needs(paper: str, entry: str, profile: profiles.Profile) -> list[str]:
     """Names of the runs whose scores a table or figure (`table_2`, `figure_6`) reads, baselines included."""
     number = seeds(paper, profile)
     found = [
-        specs.run_name(paper, want.protocol, want.variant, seed)
+        specs.run_name(paper, want.protocol, want.method, want.variant, seed)
         for want in _wants(paper)
         if want.entry == entry and want.testsets
         for seed in range(number.get((want.protocol, want.method, want.variant), 1))
@@ -220,12 +251,12 @@ def _wants(paper: str) -> list[_Want]:
                     )
                 )
     for name, figure in specs.figures(paper).items():
-        testsets = {testset for panel in figure.panels for _, testset in levels(panel)}
+        testsets = {*figure.testsets, *(testset for panel in figure.panels for _, testset in levels(panel))}
         for series in figure.series:
             found.append(
                 _Want(
                     entry=name,
-                    protocol=figure.protocol,
+                    protocol=figure.protocol or "",
                     method=series.method,
                     variant=series.variant,
                     testsets=tuple(sorted(testsets)),

@@ -31,8 +31,9 @@ def inspect(images: list[Path], run_dir: Path, out_dir: Path) -> list[dict[str, 
 
     The pixels are those a viewer shows: the EXIF orientation is applied. One row per image, in order, as in its
     JSON: file, sha256, width, height, score (the method's own, or else the mask's largest value),
-    manipulated_share (of the area, probability above 0.5), run, method, variant, scale, statement, and the
-    names of the files written. A row of an image that could not be read has `error` instead of results.
+    manipulated_share (of the area, probability above 0.5), run, method, variant, scale, statement, text and
+    class_probs where the method gives them, and the names of the files written. A row of an image that could not be
+    read has `error` instead of results.
 
     Raises FileNotFoundError when the run is not there.
     """
@@ -61,6 +62,10 @@ def inspect(images: list[Path], run_dir: Path, out_dir: Path) -> list[dict[str, 
                 rows.append(row | {"error": str(error) or type(error).__name__})
                 continue
             row |= {"sha256": hashlib.sha256(data).hexdigest(), "width": image.shape[1], "height": image.shape[0]}
+            if prediction.text is not None:
+                row["text"] = prediction.text[0]
+            if prediction.class_probs is not None:
+                row["class_probs"] = prediction.class_probs[0].float().tolist()
             if score is None and probability is not None:
                 score = float(probability.max())
             rows.append(row | _write(out_dir, name, image, probability, score))
@@ -107,6 +112,8 @@ def echo(rows: Iterable[Mapping[str, Any]], write: Callable[[str], Any]) -> None
             parts.append(f"{100 * row['manipulated_share']:.1f} % of the area above 0.5")
         parts.append(f"see {row['overlay']}" if row["overlay"] else "no map")
         write(f"{file}: {', '.join(parts)}")
+        if row.get("text"):
+            write(f"  it wrote: {printable(row['text'])}")
 
 
 def decode(data: bytes, max_pixels: int) -> np.ndarray:

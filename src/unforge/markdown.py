@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unforge import demand, paths, specs
+from unforge import demand, notation, paths, specs
 from unforge.tables import STATUSES
 
 MARKS = {"match": "✓", "differs": "≠", "not_comparable": "~", "cited": "cited", "not_run": "–", "unavailable": "×"}
@@ -86,9 +86,9 @@ def _shown(cell: Mapping[str, Any]) -> str:
     printed = f"p {escape(cell['printed'])}" if cell["printed"] else ""
     if cell["measured"] is None:
         return " ".join(part for part in (MARKS[cell["status"]], printed) if part)
-    text = specs.show(cell["measured"], cell["metric"])
+    text = notation.show(cell["measured"], cell["metric"])
     if cell["ci_low"] is not None and cell["ci_high"] is not None:
-        text += f" [{specs.show(cell['ci_low'], cell['metric'])}, {specs.show(cell['ci_high'], cell['metric'])}]"
+        text += f" [{notation.show(cell['ci_low'], cell['metric'])}, {notation.show(cell['ci_high'], cell['metric'])}]"
     text += f" {MARKS[cell['status']]}"
     return f"{text}<br>{printed}" if printed else text
 
@@ -96,7 +96,7 @@ def _shown(cell: Mapping[str, Any]) -> str:
 def _same(cells: list[dict[str, Any]], column: str, key: str, block: str) -> str:
     """A baseline of a column when all its cells in a block agree on it."""
     values = {c[key] for c in cells if c["column"] == column and c["block"] == block and c[key] is not None}
-    return specs.show(values.pop(), "") if len(values) == 1 else ""
+    return notation.show(values.pop(), "") if len(values) == 1 else ""
 
 
 def _line(parts: Iterable[str]) -> str:

@@ -7,9 +7,7 @@ runs, test sets and perturbations exist because a table, a figure or a claim nam
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
-from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -17,7 +15,7 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unforge import paths
+from unforge import notation, paths
 
 
 class Spec(BaseModel):
@@ -32,61 +30,8 @@ COUNTS = ("params", "macs", "params_ratio", "macs_ratio", "input_size")
 """Columns that need neither data nor weights: parameters, multiply-accumulates, the two relative to another
 variant, and the side of the square input (pixels) at which they are counted."""
 
-_NUMBER = re.compile(r"(?P<digits>-?\d+(?:\.\d+)?)(?P<unit>[MG]?)")
-_SIZE = re.compile(r"(?P<height>\d+)[×x](?P<width>\d+)")
-_UNITS = {"": Decimal(1), "M": Decimal(10) ** 6, "G": Decimal(10) ** 9}
-
-
-def number(printed: str) -> float | None:
-    """The value of a printed string: `0.513`, `50.3M` (1e6), `46.2G` (1e9), `512×512` (512); None for a dash.
-
-    As printed: `99.4` of a share in percent is 99.4 (see `target`).
-
-    ValueError for anything else: the table cannot be compared with what it does not say.
-    """
-    if printed in ("-", "–", "—"):
-        return None
-    if size := _SIZE.fullmatch(printed):
-        if size["height"] != size["width"]:
-            raise ValueError(f"{printed!r} is not a square size")
-        return float(size["height"])
-    if match := _NUMBER.fullmatch(printed):
-        return float(Decimal(match["digits"]) * _UNITS[match["unit"]])
-    raise ValueError(f"{printed!r} is not a number as papers print it (0.513, 50.3M, 46.2G, 512×512, -)")
-
-
-def target(printed: str | None, metric: str) -> float | None:
-    """What a measured value is compared with, in the units of the metric; None when nothing is printed."""
-    value = None if printed is None else number(printed)
-    return value / 100 if value is not None and in_percent(metric) else value
-
-
-def in_percent(metric: str) -> bool:
-    """Whether a metric is printed in percent; it is measured in [0,1] all the same."""
-    return metric.startswith("tpr@")
-
-
-def rounding(printed: str) -> float:
-    """Half a unit of the last printed digit: `0.513` 0.0005, `50.3M` 50,000; 0 for a size."""
-    match = _NUMBER.fullmatch(printed)
-    if match is None:
-        return 0.0
-    exponent = Decimal(match["digits"]).as_tuple().exponent
-    return float(Decimal(5).scaleb(int(exponent) - 1) * _UNITS[match["unit"]])
-
-
-def show(value: float, metric: str) -> str:
-    """A measured value for people, in the paper's units: `50.35M`, `46.04G`, `512×512`, `0.513`, `99.4`
-    (percent)."""
-    match metric:
-        case "params":
-            return f"{value / 1e6:.2f}M"
-        case "macs":
-            return f"{value / 1e9:.2f}G"
-        case "input_size":
-            return f"{value:.0f}×{value:.0f}"
-        case _:
-            return f"{100 * value:.1f}" if in_percent(metric) else f"{value:.3f}"
+ROLES = ("backbone", "sam", "codebook", "expert", "explanations", "run")
+"""What a run may build on."""
 
 
 class Paper(Spec):
@@ -98,6 +43,24 @@ class Paper(Spec):
     text: str
     """File name of the text the source lines count in."""
     citation: str
+    assets: dict[str, dict[str, str]] = {}
+    """What runs build on, by role: of all variants of a method (`tampertok`), and what is different for one
+    (`tampertok-mvss`; empty: nothing). `backbone` and `sam` name backbones, `codebook` a codebook, `expert` a run of
+    the same protocol (`sparsevit-stem`), `run` the run whose weights are taken (`full`), `explanations` is `yes`
+    for texts to learn from."""
+
+    def of(self, method: str, variant: str) -> dict[str, str]:
+        """Assets of a variant by role. A run's weights hold all the others."""
+        found = {**self.assets.get(method, {}), **self.assets.get(f"{method}-{variant}", {})}
+        found = {role: name for role, name in found.items() if name}
+        return {"run": found["run"]} if "run" in found else found
+
+    @model_validator(mode="after")
+    def _roles(self) -> Paper:
+        for owner, assets in self.assets.items():
+            if unknown := sorted(set(assets) - set(ROLES)):
+                raise ValueError(f"assets of {owner}: unknown roles {unknown}, accepted are {', '.join(ROLES)}")
+        return self
 
 
 class Column(Spec):
@@ -193,7 +156,7 @@ class Table(Spec):
                 raise ValueError(f"row {row.id}: printed values and the line that prints them go together")
             for value in row.printed:
                 if value is not None:
-                    number(value)
+                    notation.number(value)
         for index, (name, column) in enumerate(self.columns.items()):
             compared = any(row.method and row.printed and row.printed[index] for row in self.rows)
             if compared and column.tolerance is None:
@@ -256,15 +219,36 @@ class Panel(Spec):
 
 
 class Figure(Spec):
-    """`figure_N.yaml`: curves over the levels of perturbations."""
+    """`figure_N.yaml`: `curves` over the levels of perturbations; a metric for each kind of forgery, `by_type`; scalars
+    that a method gives beside its prediction, `signals_by_type`; what a codebook's codes are used for, `codebook`."""
 
     caption: str
     place: str
-    protocol: str
-    metric: str
-    panels: tuple[Panel, ...]
-    series: tuple[Series, ...]
+    kind: Literal["curves", "by_type", "signals_by_type", "codebook"] = "curves"
+    protocol: str | None = None
+    metric: str | None = None
+    """Of `curves` and `by_type`: a module-level name of `unforge.metrics`."""
+    panels: tuple[Panel, ...] = ()
+    series: tuple[Series, ...] = ()
+    testsets: tuple[str, ...] = ()
+    """By type: the sets whose images are taken."""
+    signals: str = ""
+    """What the names of the signals begin with; the rest is a number (`i_avg_` and the layer)."""
+    codebook: str = ""
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _shape(self) -> Figure:
+        wanted = {
+            "curves": ("protocol", "metric", "panels", "series"),
+            "by_type": ("protocol", "metric", "testsets", "series"),
+            "signals_by_type": ("protocol", "testsets", "series", "signals"),
+            "codebook": ("codebook",),
+        }[self.kind]
+        for name in ("protocol", "metric", "panels", "series", "testsets", "signals", "codebook"):
+            if bool(getattr(self, name)) != (name in wanted):
+                raise ValueError(f"a figure of kind {self.kind} has {', '.join(wanted)}: see {name}")
+        return self
 
 
 class Side(Spec):
@@ -288,6 +272,8 @@ class Claim(Spec):
     """Seeds of both sides: 3 where the comparison is decidable at the `small` scale."""
     quote: str = ""
     """The paper's words on that line."""
+    gain: str = ""
+    """The difference of the sides as the paper states it (`0.13`), left minus right; empty: it states none."""
     note: str = ""
 
     @model_validator(mode="after")
@@ -410,6 +396,8 @@ def suffix(testset: str | None) -> str:
     return mark + rest
 
 
-def run_name(paper_name: str, protocol: str, variant: str, seed: int) -> str:
-    """`sparsevit/catnet/full/s0`: the full method's variant is written `full`."""
-    return f"{paper_name}/{protocol}/{variant or 'full'}/s{seed}"
+def run_name(paper_name: str, protocol: str, method: str, variant: str, seed: int) -> str:
+    """`sparsevit/catnet/full/s0`: the full method's variant is written `full`. Where the method is not the paper's own,
+    it comes before: `tampertok/tampertok/mvssnet-full/s0`."""
+    other = "" if method == paper(paper_name).method else f"{method}-"
+    return f"{paper_name}/{protocol}/{other}{variant or 'full'}/s{seed}"

@@ -1,7 +1,7 @@
 """Tables from score files: what a table needs, what its cells say, and how they are written.
 
 `demand` answers which runs, test sets, perturbations and counts the papers' tables, figures and claims ask for;
-`build` and `build_figure` turn score and count files into cells. Neither needs a model.
+`build` turns score and count files into cells (`unforge.figures` into points). Neither needs a model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unforge import demand, metrics, paths, profiles, scores, specs
+from unforge import demand, metrics, notation, paths, profiles, scores, specs
 
 CELLS = pa.schema(
     [
@@ -53,24 +53,6 @@ CELLS = pa.schema(
 """One row per cell. `measured` is in the units of the metric: [0,1], parameters, multiply-accumulates, pixels;
 it is never filled from `printed`. `testset` joins the sets of an average with `+`. Of a provenance cell, `protocol`
 is the model whose images are the positives, `variant` the encoder, and the test set holds the negatives."""
-
-POINTS = pa.schema(
-    [
-        pa.field("paper", pa.string(), nullable=False),
-        pa.field("figure", pa.string(), nullable=False),
-        pa.field("panel", pa.string(), nullable=False),
-        pa.field("panel_label", pa.string(), nullable=False),
-        pa.field("level", pa.float64(), nullable=False),
-        pa.field("series", pa.string(), nullable=False),
-        pa.field("series_label", pa.string(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        *[CELLS.field(name) for name in CELLS.names[CELLS.names.index("measured") : CELLS.names.index("note") + 1]],
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("variant", pa.string(), nullable=False),
-        pa.field("protocol", pa.string(), nullable=False),
-    ]
-)
-"""One row per point of a figure; `level` in the units of the perturbation's module."""
 
 STATUSES = ("match", "differs", "not_comparable", "cited", "not_run", "unavailable")
 """From best to worst; an average has the worst of its parts."""
@@ -125,13 +107,13 @@ class Reader:
         return self._counts[method].get((variant, part))
 
     def run_rows(
-        self, paper: str, protocol: str, variant: str, number: int, testsets: Iterable[str]
+        self, paper: str, protocol: str, method: str, variant: str, number: int, testsets: Iterable[str]
     ) -> dict[str, list[pa.Table]]:
         """Score rows of a variant by test set: one table per seed that was scored on all of them.
 
         Without such a seed, the sets that no seed was scored on have an empty list.
         """
-        names = [specs.run_name(paper, protocol, variant, seed) for seed in range(number)]
+        names = [specs.run_name(paper, protocol, method, variant, seed) for seed in range(number)]
         found = {testset: [self.rows(name, testset) for name in names] for testset in testsets}
         complete = [i for i in range(number) if all(tables[i] is not None for tables in found.values())]
         chosen = complete or range(number)
@@ -144,15 +126,16 @@ class Reader:
 
         Of a provenance row: positives (label 1) and negatives (label 0) together, `score` the signal's negative.
         """
+        assert row.method is not None
         testsets = {testset: column for column in columns for testset in table.testsets(column)}
         if not row.origin:
             protocol = table.protocol or ""
             most = number.get((protocol, row.method, row.variant), 1)
-            return self.run_rows(paper, protocol, row.variant, most, testsets)
+            return self.run_rows(paper, protocol, row.method, row.variant, most, testsets)
         found = {}
         for testset, column in testsets.items():
             positives = table.positives(row, column)
-            sides = self.run_rows(paper, row.origin, row.variant, 1, dict.fromkeys((positives, testset)))
+            sides = self.run_rows(paper, row.origin, row.method, row.variant, 1, dict.fromkeys((positives, testset)))
             pairs = zip(sides[positives], sides[testset], strict=True) if all(sides.values()) else ()
             found[testset] = [told(*pair, table.signal(row, column)) for pair in pairs]
         return found
@@ -173,46 +156,7 @@ def build(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
     for row in table.rows:
         values = _row_values(paper, table, row, number, reader)
         cells += [cell(paper, name, table, row, column, values[column]) for column in table.columns]
-    return pa.Table.from_pylist(cells, schema=_with_meta(CELLS, paper, name, profile, reader))
-
-
-def build_figure(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
-    """Points of one figure. A panel's unperturbed point is scored on the images its perturbed sets hold."""
-    figures = specs.figures(paper)
-    if name not in figures:
-        raise ValueError(f"{paper} has no figure{specs.near(name, figures)}")
-    figure = figures[name]
-    reader = Reader(profile=profile)
-    number = demand.seeds(paper, profile)
-    points = []
-    for panel in figure.panels:
-        stops = demand.levels(panel)
-        for series in figure.series:
-            most = number.get((figure.protocol, series.method, series.variant), 1)
-            rows = reader.run_rows(paper, figure.protocol, series.variant, most, [testset for _, testset in stops])
-            if panel.testset in rows:
-                shared = {key for table in rows[stops[-1][1]] for key in table["key"].to_pylist()}
-                rows[panel.testset] = [_keep(table, shared) for table in rows[panel.testset]] if shared else []
-            for level, testset in stops:
-                value = _metric_value(figure.metric, figure.protocol, {testset: rows[testset]}, reader)
-                points.append(
-                    {
-                        "paper": paper,
-                        "figure": name,
-                        "panel": panel.perturbation,
-                        "panel_label": panel.label,
-                        "level": level,
-                        "series": series.id,
-                        "series_label": series.label,
-                        "metric": figure.metric,
-                        "testset": testset,
-                        "method": series.method,
-                        "variant": series.variant,
-                        "protocol": figure.protocol,
-                        **vars(_judged(value, None, None, figure.metric)),
-                    }
-                )
-    return pa.Table.from_pylist(points, schema=_with_meta(POINTS, paper, name, profile, reader))
+    return pa.Table.from_pylist(cells, schema=with_meta(CELLS, paper, name, profile, reader))
 
 
 def _row_values(
@@ -231,8 +175,8 @@ def _row_values(
             value = OWN
         else:
             rows = reader.cell_rows(paper, table, row, [name], number)
-            value = _metric_value(column.metric, table.protocol or "", rows, reader, row.origin)
-        value = _judged(value, printed[name], column.tolerance, column.metric)
+            value = metric_value(column.metric, table.protocol or "", rows, reader, row.origin)
+        value = judged(value, printed[name], column.tolerance, column.metric)
         if column.average:
             value = replace(value, status=worst([value.status, *(values[part].status for part in column.average)]))
         if row.errata and value.status == "differs":
@@ -264,7 +208,7 @@ def both(sides: list[dict[str, list[pa.Table]]]) -> list[dict[str, list[pa.Table
         scored = [t.filter(pc.is_valid(t["score"]))["key"].to_pylist() for rows in sides for t in rows[testset]]
         shared = set.intersection(*map(set, scored)) if scored else set()
         for side, rows in zip(kept, sides, strict=True):
-            side[testset] = [_keep(table, shared) for table in rows[testset]]
+            side[testset] = [keep(table, shared) for table in rows[testset]]
     return kept
 
 
@@ -286,7 +230,7 @@ def count_value(column: specs.Column, row: specs.Row, reader: Reader) -> Value:
     return Value(measured=measured, scale="paper", status="match")
 
 
-def _metric_value(
+def metric_value(
     metric: str, protocol: str, rows: Mapping[str, list[pa.Table]], reader: Reader, origin: str = ""
 ) -> Value:
     """Mean of a metric over the test sets of `rows` (score rows by test set, one table per seed).
@@ -346,7 +290,7 @@ def _baseline(metric: str, variant: str, rows: Mapping[str, list[pa.Table]], rea
     for testset, per_seed in rows.items():
         table = reader.rows(demand.baseline_name(variant), demand.base(testset))
         keys = set(per_seed[0]["key"].to_pylist())
-        kept = None if table is None else _keep(table, keys)
+        kept = None if table is None else keep(table, keys)
         if kept is None or kept.num_rows < len(keys):
             return None
         found.append(metrics.estimate([kept], metric, reader.profile.seed, replicates=1).value)
@@ -382,11 +326,11 @@ def _is_real(dataset: str) -> bool:
     return source.is_file() and paths.read_json(source)["source"] == "real"
 
 
-def _judged(value: Value, printed: str | None, tolerance: float | None, metric: str) -> Value:
+def judged(value: Value, printed: str | None, tolerance: float | None, metric: str) -> Value:
     """`value` with its status settled: a comparable one is compared with what is printed."""
     if value.status != "match":
         return value
-    target = specs.target(printed, metric)
+    target = notation.target(printed, metric)
     if target is None or value.measured is None:
         return replace(value, status="not_comparable", note="nothing printed to compare with")
     assert tolerance is not None, "specs.Table requires a tolerance wherever something printed is measured"
@@ -399,7 +343,8 @@ def worst(statuses: Iterable[str]) -> str:
     return max(statuses, key=STATUSES.index)
 
 
-def _keep(table: pa.Table, keys: Iterable[str]) -> pa.Table:
+def keep(table: pa.Table, keys: Iterable[str]) -> pa.Table:
+    """The rows of these images."""
     return table.filter(pc.is_in(table["key"], value_set=pa.array(sorted(keys), type=pa.string())))
 
 
@@ -434,6 +379,7 @@ def _table(paper: str, name: str) -> specs.Table:
     return tables[name]
 
 
-def _with_meta(schema: pa.Schema, paper: str, name: str, profile: profiles.Profile, reader: Reader) -> pa.Schema:
+def with_meta(schema: pa.Schema, paper: str, name: str, profile: profiles.Profile, reader: Reader) -> pa.Schema:
+    """`schema` with what an artefact carries: what it is, of which profile and seed, and hashes of what was read."""
     about = {"paper": paper, "name": name, "profile": profile.name}
     return schema.with_metadata({"unforge": json.dumps(paths.meta(about, profile.seed, reader.inputs), sort_keys=True)})

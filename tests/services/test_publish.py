@@ -25,7 +25,7 @@ from tests.services.proxy import Proxy
 from tests.services.servers import ROOT, S3, PrefectServer, running
 from tests.unit import toy
 from tests.unit.report import made
-from unforge import audit, claims, markdown, paths, profiles, report, shards, tables
+from unforge import audit, claims, figures, markdown, paths, profiles, report, shards, tables
 from unforge.report import curves
 from unforge.types import Sample
 
@@ -89,7 +89,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table, figure = paths.table("small", "toy.table_1"), paths.table("small", "toy.figure_2")
         table.parent.mkdir(parents=True)
         markdown.write(tables.build("toy", "table_1", profile), table)
-        points = tables.build_figure("toy", "figure_2", profile)
+        points = figures.build("toy", "figure_2", profile)
         markdown.write_parquet(points, figure.with_suffix(".figure_2.parquet"))
         figure.with_suffix(".figure_2.svg").write_text(curves.svg(points, metric="pixel_f1@0.5", salt="figure"))
         claims.write(claims.build(profile), Path("reports/small/claims"))

@@ -37,3 +37,9 @@ def test_an_entry_is_as_dvc_reads_it() -> None:
     assert entry["params"] == ["seed", {"profiles/small.yaml": ["one", "two"]}]
     assert entry["outs"] == ["models/x", {"reports/y.md": {"cache": False}}]
     assert entry["meta"] == {"pool": "gpu"}
+
+
+def test_a_constant_is_read_without_importing_its_module() -> None:
+    assert dag.constant("unforge.backbones.internvl", "NEEDS", ()) == ("forensic",)
+    assert dag.constant("unforge.backbones.autoencoder", "NEEDS", ()) == ()
+    assert dag.constant("unforge.seeds", "NEEDS", None) is None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.unit import toy
 from tests.unit.toy import DENSE, FULL
 from unforge import demand, specs
@@ -57,7 +55,7 @@ def test_needs_and_counts_of_one_entry(root: Path) -> None:
     assert demand.counts_needed("toy", "figure_2") == []
 
 
-def test_two_methods_cannot_share_a_run_name(root: Path) -> None:
+def test_another_methods_run_is_named_after_it(root: Path) -> None:
     path = root / "papers/toy/table_1.yaml"
     path.write_text(
         path.read_text().replace(
@@ -65,8 +63,20 @@ def test_two_methods_cannot_share_a_run_name(root: Path) -> None:
         )
     )
     (root / "papers/toy/claims.yaml").unlink()
-    with pytest.raises(ValueError, match="named by"):
-        demand.demand(toy.profile())
+    runs = demand.demand(toy.profile()).runs
+    assert runs["toy/catnet/mvss-full/s0"].method == "mvss"
+    assert runs[FULL.format(0)].method == "sparsevit"
+
+
+def test_a_run_names_what_it_builds_on(root: Path) -> None:
+    path = root / "papers/toy/paper.yaml"
+    text = "assets:\n  sparsevit: {backbone: clip, expert: mvss-stem}\n  sparsevit-dense: {expert: '', run: full}\n"
+    path.write_text(path.read_text() + text)
+    runs = demand.demand(toy.profile()).runs
+    assert runs[FULL.format(2)].assets == {"backbone": "clip", "expert": "toy/catnet/mvss-stem/s0"}
+    assert runs[DENSE.replace("s0", "s1")].assets == {"run": FULL.format(1)}
+    expert = runs["toy/catnet/mvss-stem/s0"]
+    assert (expert.method, expert.variant, expert.testsets, dict(expert.assets)) == ("mvss", "stem", (), {})
 
 
 def test_levels_of_a_panel() -> None:

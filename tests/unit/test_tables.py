@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit import toy
 from tests.unit.toy import DENSE, FULL, by_place
-from unforge import tables
+from unforge import figures, tables
 
 
 def test_measured_cell_by_hand(root: Path) -> None:
@@ -140,7 +140,7 @@ def test_figure_points_share_their_images(root: Path) -> None:
     for level in (3, 7, 11, 15, 19, 23):
         toy.score(root, run, f"columbia~blur{level}", [0.4, 0.2])
     toy.score(root, "constant/all", "columbia", [0.1, 0.3, 0.9])
-    points = tables.build_figure("toy", "figure_2", toy.profile()).to_pylist()
+    points = figures.build("toy", "figure_2", toy.profile()).to_pylist()
     assert [point["level"] for point in points] == [0, 3, 7, 11, 15, 19, 23]
     assert points[0]["measured"] == pytest.approx(0.7)  # without the third image, which was not perturbed
     assert [point["n"] for point in points] == [2] * 7
@@ -151,7 +151,7 @@ def test_figure_points_share_their_images(root: Path) -> None:
 
 
 def test_figure_without_scores_is_not_run(root: Path) -> None:
-    points = tables.build_figure("toy", "figure_2", toy.profile()).to_pylist()
+    points = figures.build("toy", "figure_2", toy.profile()).to_pylist()
     assert {(point["measured"], point["status"]) for point in points} == {(None, "not_run")}
 
 
@@ -159,7 +159,7 @@ def test_unknown_names_are_errors_with_the_near_ones(root: Path) -> None:
     with pytest.raises(ValueError, match="table_1"):
         tables.build("toy", "table_11", toy.profile())
     with pytest.raises(ValueError, match="figure_2"):
-        tables.build_figure("toy", "figure_22", toy.profile())
+        figures.build("toy", "figure_22", toy.profile())
 
 
 def test_worst_status() -> None:

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+SHARED = frozenset({"describe", "seen", "segment", "tiles", "words"})
+"""Modules that are no backbone."""
+
+
 def names() -> list[str]:
     """Every backbone."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in SHARED)
 
 
 def load_module(name: str) -> ModuleType:
@@ -57,15 +61,15 @@ def load(directory: Path, assets: Mapping[str, Path] | None = None) -> nn.Module
         raise FileNotFoundError(f"{directory} is not there: `dvc repro` makes it, `dvc pull {directory}` fetches it")
     saved = paths.read_json(directory / "config.json")
     module = load_module(saved["backbone"])
-    config = _restore(module.Config, saved["config"])
+    config = restore(module.Config, saved["config"])
     backbone: nn.Module = module.build(config, {"run": directory, **(assets or {})})
     backbone.load_state_dict(load_file(directory / "model.safetensors"))
     return backbone.eval()
 
 
-def _restore(kind: Any, values: Mapping[str, Any]) -> Any:
+def restore(kind: Any, values: Mapping[str, Any]) -> Any:
     """A config dataclass from JSON: lists become tuples again, the recipe a `Recipe`."""
     restored = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     if isinstance(restored.get("recipe"), dict):
-        restored["recipe"] = _restore(Recipe, restored["recipe"])
+        restored["recipe"] = restore(Recipe, restored["recipe"])
     return kind(**restored)

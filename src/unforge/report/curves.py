@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -28,28 +31,36 @@ def svg(data: pa.Table, *, metric: str, salt: str) -> str:
     vertical axis, [0,1]; `salt` is unique in a page that shows several figures. Levels run as the rows do, so a
     quality that falls from 100 runs to the right.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     everything = data.to_pylist()
     rows = [row for row in everything if row["measured"] is not None and row["level"] is not None]
     panels = {row["panel"]: row.get("panel_label") or row["panel"] for row in everything}
     series = {row["series"]: row.get("series_label") or row["series"] for row in everything}
-    settings: Any = {"svg.hashsalt": salt, "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"], "font.size": 9}
-    with matplotlib.rc_context(settings):
+    with drawing(salt) as make:
         wide = max(1, len(panels))
-        drawing = Figure(figsize=(3.3 * wide, 3.1 + 0.16 * ((len(series) + 2) // 3)), layout="constrained")
-        axes = drawing.subplots(1, wide, squeeze=False, sharey=True)[0]
+        figure = make(width=3.3 * wide, height=3.1 + 0.16 * ((len(series) + 2) // 3))
+        axes = figure.subplots(1, wide, squeeze=False, sharey=True)[0]
         for place, (panel, label) in zip(axes, panels.items(), strict=False):
-            place.set_title(_plain(label), fontsize=10)
+            place.set_title(plain(label), fontsize=10)
             _panel(place, [row for row in rows if row["panel"] == panel], series)
-        axes[0].set_ylabel(_plain(metric))
+        axes[0].set_ylabel(plain(metric))
         handles, labels = axes[0].get_legend_handles_labels()
         if handles:
-            drawing.legend(handles, labels, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
         buffer = io.StringIO()
-        drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), salt)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return inline(buffer.getvalue(), salt)
+
+
+@contextmanager
+def drawing(salt: str) -> Iterator[Callable[..., Figure]]:
+    """A maker of empty figures of some width and height (inches), under settings that give equal bytes on every
+    machine."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings: Any = {"svg.hashsalt": salt, "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"], "font.size": 9}
+    with matplotlib.rc_context(settings):
+        yield lambda width, height: Figure(figsize=(width, height), layout="constrained")
 
 
 def _panel(place: Axes, rows: list[dict[str, Any]], series: dict[str, str]) -> None:
@@ -71,7 +82,7 @@ def _panel(place: Axes, rows: list[dict[str, Any]], series: dict[str, str]) -> N
             linestyle=LINES[number % len(LINES)],
             markersize=4,
             linewidth=1.4,
-            label=_plain(label),
+            label=plain(label),
         )
     base = {float(row["level"]): row["baseline_all"] for row in rows if row.get("baseline_all") is not None}
     if base:
@@ -93,12 +104,12 @@ def _panel(place: Axes, rows: list[dict[str, Any]], series: dict[str, str]) -> N
     place.spines[["top", "right"]].set_visible(False)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """`text` with nothing that matplotlib would read as mathematics, nor as "no legend entry"."""
     return text.replace("$", r"\$").removeprefix("_")
 
 
-def _inline(text: str, salt: str) -> str:
+def inline(text: str, salt: str) -> str:
     """The `<svg>` element alone, for a page: no prologue, metadata or comments, and ids that start with `salt`."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)

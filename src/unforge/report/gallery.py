@@ -1,8 +1,7 @@
 """Masks beside truth, in the kind of a paper's qualitative figures.
 
-Which variants stand side by side is named here per paper, as its figures name them; the images come from
-the `samples.parquet` that evaluation wrote for each run, chosen there by a hash of their key and never by
-result.
+Which variants stand side by side is named in `plates`; the images come from the `samples.parquet` that evaluation
+wrote for each run, chosen there by a hash of their key and never by result.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,85 +18,13 @@ from PIL import Image
 
 from unforge import paths, shards
 from unforge.report import overlays
+from unforge.report.plates import PLATES, Plate
 
 SIDE = 168
 """Longer side of a picture in the page, pixels."""
 LEFT_OUT = "left out"
 ORIENTATION = 0x0112
 """EXIF tag."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plate:
-    """One gallery: the variants that stand beside image and truth."""
-
-    name: str
-    """`Figure 5`."""
-    title: str
-    explanation: str
-    variants: dict[str, str]
-    """Variant (`""` is the full method) to the label over its column."""
-    show: Literal["prediction", "attention"] = "prediction"
-    overlay: bool = False
-    """Each prediction once more, over the image."""
-    images: int = 4
-
-
-PLATES: dict[str, tuple[Plate, ...]] = {
-    "sparsevit": (
-        Plate(
-            name="Figure 4",
-            title="attention of one point, dense against sparse",
-            explanation="Where the cross, a point inside the manipulated region, looks in the last attention block of "
-            "stage 3, mean over heads. Bright is much attention; each picture is scaled to its own maximum.",
-            variants={
-                "dense": "dense",
-                "sparse": "sparse",
-                "stem_dense": "dense, with stem (added)",
-                "stem_sparse": "sparse, with stem (added)",
-            },
-            show="attention",
-        ),
-        Plate(
-            name="Figure 5",
-            title="SparseViT's prediction beside the truth",
-            explanation="White is probability 1 of manipulation. Over the image: predicted region orange, outline of "
-            "the truth green. The other models of the paper's figure are not re-run.",
-            variants={"": "SparseViT", "stem": "SparseViT, with stem (added)"},
-            overlay=True,
-            images=7,
-        ),
-        Plate(
-            name="Figure 7",
-            title="one sparsity rate against mixed rates",
-            explanation="White is probability 1 of manipulation.",
-            variants={
-                "s2": "S = 2",
-                "s4": "S = 4",
-                "s8": "S = 8",
-                "": "mixed",
-                "stem_s2": "S = 2, stem (added)",
-                "stem_s4": "S = 4, stem (added)",
-                "stem_s8": "S = 8, stem (added)",
-                "stem": "mixed, stem (added)",
-            },
-        ),
-        Plate(
-            name="Figure 8",
-            title="sparse attention against handcrafted extractors",
-            explanation="White is probability 1 of manipulation.",
-            variants={
-                "lff": "LFF",
-                "sobel_lff": "Sobel + LFF",
-                "bayar_lff": "Bayar + LFF",
-                "dct_lff": "DCT + LFF",
-                "srm_lff": "SRM + LFF",
-                "sparse": "sparse",
-                "": "sparse + LFF",
-            },
-        ),
-    )
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +50,15 @@ class Strip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a method wrote of one image."""
+
+    label: str
+    where: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wall:
     """A filled-in plate."""
 
@@ -136,6 +72,7 @@ class Wall:
     """Real sets of which nothing may be passed on."""
     bare: list[str] = field(default_factory=list)
     """Stand-ins whose photographs may not be passed on: masks and predictions, which are ours, are shown alone."""
+    said: Said | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,18 +84,16 @@ class _Run:
 
 def walls(paper: str, profile: str) -> list[Wall]:
     """The paper's plates, filled with the samples that exist. Empty for a paper without plates."""
-    plates = PLATES.get(paper, ())
-    runs = _runs(paths.scores(profile, paper)) if plates else {}
-    return [_wall(plate, runs) for plate in plates]
+    return [_wall(plate, _runs(paths.scores(profile, paper) / plate.protocol)) for plate in PLATES.get(paper, ())]
 
 
 def _runs(folder: Path) -> dict[str, _Run]:
-    """By variant; of several seeds the first."""
+    """By what a run's name says of method and variant, `""` for the full method; of several seeds the first."""
     runs: dict[str, _Run] = {}
     for path in sorted(folder.rglob("samples.parquet")):
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(b"unforge", b"{}"))
-        variant = str(about.get("variant", ""))
+        variant = path.parent.parent.name
         variant = "" if variant == "full" else variant
         rows = {(row["testset"], row["key"]): row for row in table.to_pylist()}
         run = _Run(variant=variant, scale=str(about.get("scale", "")), rows=rows)
@@ -186,7 +121,18 @@ def _wall(plate: Plate, runs: dict[str, _Run]) -> Wall:
         missing=missing,
         withheld=withheld,
         bare=sorted(set(closed) - set(withheld)),
+        said=_said_of(plate, there, runs, chosen),
     )
+
+
+def _said_of(plate: Plate, there: dict[str, str], runs: dict[str, _Run], chosen: list[tuple[str, str]]) -> Said | None:
+    """The first text about an image that is shown."""
+    if plate.said is None or plate.said not in there:
+        return None
+    for name in chosen:
+        if text := runs[plate.said].rows[name].get("text"):
+            return Said(label=there[plate.said], where=f"{name[0]} {name[1]}", text=text)
+    return None
 
 
 def _choose(names: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import unforge
-from unforge import paths, profiles, specs
-from unforge.report import assumptions, curves, gallery
+from unforge import notation, paths, profiles, specs
+from unforge.report import assumptions, charts, gallery
 
 STATUSES: dict[str, tuple[str, str, str]] = {
     "match": ("✓", "match", "same data, scale and definition as the paper, within the tolerance set beforehand"),
@@ -343,7 +343,7 @@ def _digits(cells: list[dict[str, Any]]) -> int:
 
 def _shown(value: float | None, metric: str, digits: int = 3) -> str:
     """As the paper would print it: scores with its decimals, parameters in millions, operations in billions."""
-    if value is not None and specs.in_percent(metric):
+    if value is not None and notation.in_percent(metric):
         return _number(100 * value, 1)
     if value is None or metric not in ("params", "macs", "input_size"):
         return _number(value, digits)
@@ -397,7 +397,7 @@ def _curves(paper: str, name: str, spec: specs.Figure, profile: str) -> Curves:
     drawn, points, conditions = "", [], ""
     if path.is_file():
         data = pq.read_table(path)
-        drawn = curves.svg(data, metric=spec.metric, salt=f"{paper}.{name}")
+        drawn = charts.svg(data, kind=spec.kind, metric=spec.metric, salt=f"{paper}.{name}")
         rows = data.to_pylist()
         points = [_point(row) for row in rows]
         conditions = _conditions(rows)
@@ -406,7 +406,7 @@ def _curves(paper: str, name: str, spec: specs.Figure, profile: str) -> Curves:
         name=_title(name),
         caption=spec.caption,
         place=_place(spec.place, name),
-        metric=spec.metric,
+        metric=spec.metric or "",
         command=command(paper, name),
         notes=spec.notes,
         svg=drawn,

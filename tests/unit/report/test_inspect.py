@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unforge import inspect, methods, paths, scores
+from unforge.types import Prediction
 
 RUN = "constant/centre"
 
@@ -220,3 +222,20 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path, run: Path) -> None:
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="models/small/runs/none"):
         inspect.inspect([], tmp_path / "models/small/runs/none", tmp_path / "out")
+
+
+def test_what_a_method_wrote_and_its_classes_are_told(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Talking:
+        def predict(self, image: torch.Tensor) -> Prediction:
+            said = ("tampered\x1b[31m <|mt_start|>",)
+            return Prediction(mask=torch.zeros(1, 1, 2, 2), text=said, class_probs=torch.tensor([[0.25, 0.5, 0.25]]))
+
+    monkeypatch.setattr(methods, "load", lambda folder: Talking())
+    (row,) = inspect.inspect([picture(tmp_path / "in/a.png")], run, tmp_path / "out")
+    assert row["text"] == "tampered\x1b[31m <|mt_start|>"
+    assert row["class_probs"] == [0.25, 0.5, 0.25]
+    lines: list[str] = []
+    inspect.echo([row], lines.append)
+    assert "  it wrote: tampered\ufffd[31m <|mt_start|>" in lines

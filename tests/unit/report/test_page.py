@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.report import made
-from unforge import profiles, report, specs, tables
+from unforge import figures, profiles, report, specs, tables
 from unforge.report import page
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "line", "circle", "path", "use", "rect"}
@@ -323,4 +323,4 @@ def test_marks_are_those_of_the_tables(tree: Node) -> None:
 
 def test_made_up_tables_have_the_columns_of_real_ones() -> None:
     assert made.CELL.names == tables.CELLS.names
-    assert set(made.POINT.names) - {"block"} <= set(tables.POINTS.names)
+    assert set(made.POINT.names) - {"block"} <= set(figures.POINTS.names)

@@ -57,7 +57,7 @@ class ConstrainedConv(nn.Module):
 
     def weights(self) -> Tensor:
         """(3,1,5,5)."""
-        kernel = self.kernel
+        kernel: Tensor = self.kernel
         if self.training:
             with torch.no_grad():
                 kernel.div_(kernel.sum(2, keepdim=True))
