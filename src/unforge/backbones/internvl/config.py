@@ -84,8 +84,8 @@ class Config:
     """Deviation of the learnt positions at the start (a pretrained tower's are loaded)."""
     room: int = 0
     """Bytes of forensic tokens kept from one training step to the next."""
-    checkpointing: bool = False
-    """Gradient checkpointing in both transformers."""
+    checkpointing: bool = True
+    """Gradient checkpointing in both transformers: their activations are computed again on the way back."""
     imitated: float = 1.0
     """Pretraining samples made of random regions alone, for each sample of an image (small scale)."""
     recipe: Recipe = field(default_factory=lambda: PAPER)
@@ -93,6 +93,7 @@ class Config:
 
 SMALL = replace(
     Config(),
+    checkpointing=False,
     size=16,
     patch=2,
     vision_width=96,

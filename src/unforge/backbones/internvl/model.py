@@ -101,6 +101,11 @@ class InternVL(nn.Module):
         return self.net.model.vision_tower.encoder.layer
 
     @property
+    def language_layers(self) -> nn.ModuleList:
+        """Of the language model."""
+        return self.net.model.language_model.layers
+
+    @property
     def vision_side(self) -> int:
         """Positions along a side of a tile in the vision tower."""
         vision = self.net.config.vision_config

@@ -93,6 +93,8 @@ class Config:
     """When no trained codebook is given."""
     room: int = 0
     """Bytes of the expert's features kept from one training step to the next."""
+    sharded: bool = True
+    """Whether parameters are spread over the processes of a run (`train/sharded.py`); one process has them all."""
     input_size: int | None = 448
     count_size: int = 448
     recipe: Recipe = field(default_factory=lambda: RECIPES["paper"])
@@ -108,6 +110,7 @@ SMALL = replace(
     internvl=internvl.SMALL,
     masks=masks.SMALL,
     room=2**28,
+    sharded=False,
     input_size=None,
     recipe=RECIPES["small"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,9 @@ class TamperTok(nn.Module):
         )  # fmt: skip
         if config.lora is not None:
             model.adapt(config.lora)
+        if config.sharded:
+            # by name: training lies above the methods
+            self.fit = importlib.import_module("unforge.train.sharded").fit
         self.injection: Injection | None = None
         self.concatenation: Concatenation | None = None
         if config.fusion == "swei":
@@ -298,6 +302,10 @@ class TamperTok(nn.Module):
             mask=mask, score=mask.flatten(1).amax(1), tokens=written.codes, text=written.text, signals=signals,
             extras=given,
         )  # fmt: skip
+
+    def shard_units(self) -> list[nn.Module]:
+        """What is gathered one at a time when training is sharded: every layer of both transformers."""
+        return [*self.model.vision_layers, *self.model.language_layers]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups of the multimodal model, and those of what takes in the expert, with `lr_scale`."""
