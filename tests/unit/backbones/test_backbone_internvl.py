@@ -43,7 +43,7 @@ def test_the_small_tower_runs_on_forensic_tokens(model: internvl.InternVL) -> No
     values = model.tiles(image).values
     assert torch.equal(values.flatten(2).transpose(1, 2), model.forensic.tokens(image, 4))
     assert model.image_features(values).shape == (2, 4, 16) == (2, model.tile_tokens, model.width)
-    embedding = model.net.model.vision_tower.embeddings.patch_embeddings.projection
+    embedding = model.network.model.vision_tower.embeddings.patch_embeddings.projection
     assert (embedding.kernel_size, embedding.in_channels) == ((1, 1), model.forensic.width)
     assert not any(p.requires_grad for p in model.forensic.parameters())
 
@@ -86,7 +86,7 @@ def test_logits_are_those_before_each_answer_token_whatever_the_padding(model: i
     both = model.encode([short, long], [4, 4], features.device)
     single, joint = model(alone, features[:1]), model(both, features)
     torch.testing.assert_close(joint.logits[joint.row == 0], single.logits, atol=1e-5, rtol=1e-5)
-    every = model.net.lm_head(model.hidden(alone.ids, features[:1])[-1])[0]
+    every = model.network.lm_head(model.hidden(alone.ids, features[:1])[-1])[0]
     place = (alone.labels[0] != internvl.IGNORED).nonzero()[:, 0]
     torch.testing.assert_close(single.logits, every[place - 1], atol=1e-5, rtol=1e-5)
     assert torch.equal(single.target, alone.labels[0, place])
@@ -111,10 +111,10 @@ def test_generation_takes_the_likeliest_token_each_time(model: internvl.InternVL
     found = model.generate(encoded, features, [1, 1], 6).ids
     given = model.embed(encoded.ids, features)
     for step in range(found.shape[1]):
-        states = model.net.model.language_model(inputs_embeds=given, use_cache=False).last_hidden_state
-        best = model.net.lm_head(states[:, -1]).argmax(-1)
+        states = model.network.model.language_model(inputs_embeds=given, use_cache=False).last_hidden_state
+        best = model.network.lm_head(states[:, -1]).argmax(-1)
         assert torch.equal(best, found[:, step])
-        given = torch.cat([given, model.net.get_input_embeddings()(best)[:, None]], dim=1)
+        given = torch.cat([given, model.network.get_input_embeddings()(best)[:, None]], dim=1)
 
 
 def test_a_constraint_holds_and_an_answer_ends(model: internvl.InternVL) -> None:
@@ -147,7 +147,9 @@ def test_new_tokens_get_rows_and_old_ones_stay(model: internvl.InternVL) -> None
     before, rows = model.hidden(encoded.ids, features)[-1], model.rows
     ids = model.add_tokens(["<|a|>", "<|b|>"])
     assert ids == [rows, rows + 1]
-    assert model.rows == rows + 2 == len(model.net.lm_head.weight) == len(model.net.get_input_embeddings().weight)
+    assert (
+        model.rows == rows + 2 == len(model.network.lm_head.weight) == len(model.network.get_input_embeddings().weight)
+    )
     assert torch.equal(model.hidden(encoded.ids, features)[-1], before)
     assert model.add_tokens(["<|b|>"]) == [rows + 1]
     assert model.rows == rows + 2
@@ -160,7 +162,7 @@ def test_lora_starts_from_the_model_and_trains_little(model: internvl.InternVL) 
     before = model.hidden(encoded.ids, features)[-1]
     model.adapt(internvl.LoRA(rank=2, alpha=4, dropout=0.0))
     assert torch.equal(model.hidden(encoded.ids, features)[-1], before)
-    language = model.net.model.language_model
+    language = model.network.model.language_model
     trained = {name for name, p in language.named_parameters() if p.requires_grad}
     assert "embed_tokens.weight" in trained
     adapters = {name for name in trained if "lora_" in name}
@@ -252,7 +254,7 @@ def test_an_official_checkpoint_directory(tmp_path: Path) -> None:
         expected = official.eval().get_image_features(pixel_values=values, return_dict=True).pooler_output
         assert torch.equal(model.image_features(values), expected)
         encoded = model.encode([[("Where is it?", None)]], [4], values.device)
-        logits = model.net.lm_head(model.hidden(encoded.ids, expected)[-1])
+        logits = model.network.lm_head(model.hidden(encoded.ids, expected)[-1])
         # The official model's own way of putting an image into the text.
         official.config.image_token_id = official.model.config.image_token_id = model.id(internvl.IMAGE)
         own = official(input_ids=encoded.ids, pixel_values=values).logits

@@ -87,7 +87,7 @@ def test_one_neighbour_is_cross_entropy() -> None:
         answers.filled(answers.plain(kind), row) for kind, row in zip(("tampered", "real"), codes.tolist(), strict=True)
     ]
     encoded = method.encode(seen, [answers.QUESTION] * 2, texts)
-    logits = method.model.net.lm_head(method.model.hidden(encoded.ids, seen.tokens)[-1])[:, :-1]
+    logits = method.model.network.lm_head(method.model.hidden(encoded.ids, seen.tokens)[-1])[:, :-1]
     entropy = F.cross_entropy(logits.transpose(1, 2), encoded.labels[:, 1:], reduction="none")
     code = method.words.is_code(encoded.labels[:, 1:])
     words = (encoded.labels[:, 1:] >= 0) & ~code
@@ -307,7 +307,7 @@ def test_assets_are_taken_over(tmp_path: Path) -> None:
     assert torch.equal(ours[0], own["third1"])
     assert torch.equal(ours[1], own["last"])
     layer = "model.language_model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(method.model.net.state_dict()[layer], model.net.state_dict()[layer])
+    assert torch.equal(method.model.network.state_dict()[layer], model.network.state_dict()[layer])
     config = dataclasses.replace(method.config, expert="psccnet")
     with pytest.raises(ValueError, match="sparsevit"):
         methods.build("tampertok", config, assets)

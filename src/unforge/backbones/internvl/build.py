@@ -69,10 +69,10 @@ def build(config: Config, assets: Mapping[str, Path]) -> InternVL:
     tokenizer = words.build(vocabulary(), MARKS)
     eyes = _eyes(assets) if config.grid else None
     sizes = architecture(config, config.vocabulary or len(tokenizer), 3 if eyes is None else eyes.width)
-    net = InternVLForConditionalGeneration(sizes)
+    network = InternVLForConditionalGeneration(sizes)
     if config.spread:
-        nn.init.normal_(net.model.vision_tower.embeddings.position_embeddings, std=config.spread)
-    return InternVL(config, net, tokenizer, eyes)
+        nn.init.normal_(network.model.vision_tower.embeddings.position_embeddings, std=config.spread)
+    return InternVL(config, network, tokenizer, eyes)
 
 
 def _eyes(assets: Mapping[str, Path]) -> forensic.Forensic:
@@ -95,8 +95,8 @@ def _again(run: Path) -> InternVL:
     saved = paths.read_json(run / "internvl.json")
     eyes = forensic.build(restore(forensic.Config, saved["forensic"]), {}) if saved["forensic"] else None
     sizes = InternVLConfig.from_pretrained(str(run / "architecture"), local_files_only=True)
-    net = InternVLForConditionalGeneration(sizes)
-    return InternVL(restore(Config, saved["config"]), net, words.load(run / "tokenizer"), eyes)
+    network = InternVLForConditionalGeneration(sizes)
+    return InternVL(restore(Config, saved["config"]), network, words.load(run / "tokenizer"), eyes)
 
 
 def _official(config: Config, checkpoint: Path) -> InternVL:
@@ -107,9 +107,9 @@ def _official(config: Config, checkpoint: Path) -> InternVL:
         raise FileNotFoundError(
             f"{checkpoint} is no checkpoint: config.json, *.safetensors and a tokenizer belong there"
         )
-    net = InternVLForConditionalGeneration.from_pretrained(
+    network = InternVLForConditionalGeneration.from_pretrained(
         str(checkpoint), local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
-    vision = net.config.vision_config
+    vision = network.config.vision_config
     config = replace(config, grid=0, size=vision.image_size[0], patch=vision.patch_size[0])
-    return InternVL(config, net, words.load(checkpoint), None)
+    return InternVL(config, network, words.load(checkpoint), None)

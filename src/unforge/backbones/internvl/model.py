@@ -81,50 +81,50 @@ Turns = Sequence[tuple[str, "str | None"]]
 
 
 class InternVL(nn.Module):
-    """`net` is transformers' model, `tokenizer` what belongs to it, `forensic` the frozen backbone (small scale)."""
+    """`network` is transformers', `tokenizer` what belongs to it, `forensic` the frozen backbone (small scale)."""
 
     def __init__(
-        self, config: Config, net: InternVLForConditionalGeneration, tokenizer: Any, eyes: forensic.Forensic | None
+        self, config: Config, network: InternVLForConditionalGeneration, tokenizer: Any, eyes: forensic.Forensic | None
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.net = config, tokenizer, net
+        self.config, self.tokenizer, self.network = config, tokenizer, network
         self.forensic = None if eyes is None else eyes.freeze()
         self.memory = forensic.Memory(config.room)
         if config.checkpointing:
-            self.net.activation_checkpointing_enable()
+            self.network.activation_checkpointing_enable()
         self.register_buffer("mean", torch.tensor(MEAN, device="cpu").view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     @property
     def vision_layers(self) -> nn.ModuleList:
         """Each takes and gives hidden states (T,1+s*s,C), the first of them the class token's."""
-        return self.net.model.vision_tower.encoder.layer
+        return self.network.model.vision_tower.encoder.layer
 
     @property
     def language_layers(self) -> nn.ModuleList:
         """Of the language model."""
-        return self.net.model.language_model.layers
+        return self.network.model.language_model.layers
 
     @property
     def vision_side(self) -> int:
         """Positions along a side of a tile in the vision tower."""
-        vision = self.net.config.vision_config
+        vision = self.network.config.vision_config
         return vision.image_size[0] // vision.patch_size[0]
 
     @property
     def tile_tokens(self) -> int:
         """Tokens of a tile in the language model."""
-        return int((self.vision_side * self.net.config.downsample_ratio) ** 2)
+        return int((self.vision_side * self.network.config.downsample_ratio) ** 2)
 
     @property
     def width(self) -> int:
         """Of the language model."""
-        return self.net.config.text_config.hidden_size
+        return self.network.config.text_config.hidden_size
 
     @property
     def rows(self) -> int:
         """V, of embedding and logits."""
-        return self.net.config.text_config.vocab_size
+        return self.network.config.text_config.vocab_size
 
     def tiles(self, image: Tensor) -> Tiles:
         """`image` (B,3,H,W) in [0,1] of any size."""
@@ -150,7 +150,7 @@ class InternVL(nn.Module):
 
     def image_features(self, values: Tensor) -> Tensor:
         """(T,N,H) of `Tiles.values`: the image tokens as the language model gets them."""
-        return self.net.model.get_image_features(pixel_values=values, return_dict=True).pooler_output
+        return self.network.model.get_image_features(pixel_values=values, return_dict=True).pooler_output
 
     def text(self, turns: Turns, image_tokens: int) -> str:
         """The conversation as the model reads it, the image in its first question. It ends where the model goes on."""
@@ -201,7 +201,7 @@ class InternVL(nn.Module):
 
     def embed(self, ids: Tensor, features: Tensor) -> Tensor:
         """(B,L,H): embeddings of `ids` (B,L), image tokens replaced by `features` (T,N,H) in their order."""
-        embedded = self.net.get_input_embeddings()(ids)
+        embedded = self.network.get_input_embeddings()(ids)
         place = ids == self.id(IMAGE)
         if ids.device.type != "meta" and int(place.sum()) != features.shape[0] * features.shape[1]:
             raise ValueError(f"{int(place.sum())} image tokens in the text, features {tuple(features.shape)}")
@@ -209,7 +209,7 @@ class InternVL(nn.Module):
 
     def hidden(self, ids: Tensor, features: Tensor) -> tuple[Tensor, ...]:
         """Hidden states (B,L,H) of the language model: the embeddings, each layer's output, the last one normed."""
-        out = self.net.model.language_model(
+        out = self.network.model.language_model(
             inputs_embeds=self.embed(ids, features),
             # With a cache, transformers does not look into the positions' values, which meta tensors have not.
             use_cache=ids.device.type == "meta",
@@ -219,12 +219,12 @@ class InternVL(nn.Module):
 
     def forward(self, encoded: Encoded, features: Tensor) -> Answers:
         """Logits of every answer token, given all before it. Padding at the right needs no mask: nothing sees it."""
-        out = self.net.model.language_model(inputs_embeds=self.embed(encoded.ids, features), use_cache=False)
+        out = self.network.model.language_model(inputs_embeds=self.embed(encoded.ids, features), use_cache=False)
         target = encoded.labels[:, 1:]
         learnt = target != IGNORED
         row = torch.arange(len(target), device=target.device)[:, None].expand_as(target)
         return Answers(
-            logits=self.net.lm_head(out.last_hidden_state[:, :-1][learnt]), target=target[learnt], row=row[learnt]
+            logits=self.network.lm_head(out.last_hidden_state[:, :-1][learnt]), target=target[learnt], row=row[learnt]
         )
 
     @torch.no_grad()
@@ -250,17 +250,17 @@ class InternVL(nn.Module):
         done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         logits: list[Tensor] = []
         past: Any = None
-        model = self.net.model.language_model
+        model = self.network.model.language_model
         while len(logits) < limit and not bool(done.all()):
             out = model(inputs_embeds=given, past_key_values=past, use_cache=cache)
-            step = self.net.lm_head(out.last_hidden_state[:, -1]).float()
+            step = self.network.lm_head(out.last_hidden_state[:, -1]).float()
             logits.append(step)
             allowed = constraint(ids) if constraint else None
             best = (step if allowed is None else step.masked_fill(~allowed, -torch.inf)).argmax(-1)
             best = best.masked_fill(done, pad)
             ids = torch.cat([ids, best[:, None]], dim=1)
             done |= best == end
-            new = self.net.get_input_embeddings()(best[:, None])
+            new = self.network.get_input_embeddings()(best[:, None])
             past = out.past_key_values if cache else None
             given = new if cache else torch.cat([given, new], dim=1)
         return Generated(ids=ids, logits=torch.stack(logits, dim=1))
@@ -286,20 +286,20 @@ class InternVL(nn.Module):
 
         new = self.tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens])
         if new:
-            self.net.resize_token_embeddings(max(self.rows + new, len(self.tokenizer)), mean_resizing=False)
+            self.network.resize_token_embeddings(max(self.rows + new, len(self.tokenizer)), mean_resizing=False)
         return [self.id(token) for token in tokens]
 
     def adapt(self, lora: LoRA) -> None:
         """Put adapters into the language model; of its own weights only embedding and head stay trainable."""
         from peft import LoraConfig, inject_adapter_in_model
 
-        self.net.model.language_model.requires_grad_(False)
+        self.network.model.language_model.requires_grad_(False)
         settings = LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
         )
-        inject_adapter_in_model(settings, self.net.model.language_model)
-        self.net.get_input_embeddings().requires_grad_(True)
-        self.net.lm_head.requires_grad_(True)
+        inject_adapter_in_model(settings, self.network.model.language_model)
+        self.network.get_input_embeddings().requires_grad_(True)
+        self.network.lm_head.requires_grad_(True)
 
     def loss(self, batch: Batch) -> Losses:
         """Cross-entropy of what is said of each mask (`describe.conversation`), and of as many random regions as
@@ -325,8 +325,8 @@ class InternVL(nn.Module):
 
     def parts(self) -> dict[str, int]:
         """Parameters of the vision tower, the projector and the language model (with its head)."""
-        model = self.net.model
-        head = [] if self.net.config.tie_word_embeddings else list(self.net.lm_head.parameters())
+        model = self.network.model
+        head = [] if self.network.config.tie_word_embeddings else list(self.network.lm_head.parameters())
         return {
             "vision": sum(p.numel() for p in model.vision_tower.parameters()),
             "projector": sum(p.numel() for p in model.multi_modal_projector.parameters()),
@@ -335,7 +335,7 @@ class InternVL(nn.Module):
 
     def save_files(self, directory: Path) -> None:
         """What `build(config, {"run": directory})` needs beside the weights: architecture, tokenizer, settings."""
-        self.net.config.save_pretrained(directory / "architecture")
+        self.network.config.save_pretrained(directory / "architecture")
         words.save(self.tokenizer, directory / "tokenizer")
         eyes = None if self.forensic is None else dataclasses.asdict(self.forensic.config)
         paths.write_json(directory / "internvl.json", {"config": dataclasses.asdict(self.config), "forensic": eyes})

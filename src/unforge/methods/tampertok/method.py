@@ -96,7 +96,7 @@ class TamperTok(nn.Module):
         self.injection: Injection | None = None
         self.concatenation: Concatenation | None = None
         if config.fusion == "swei":
-            width = model.net.config.vision_config.hidden_size
+            width = model.network.config.vision_config.hidden_size
             self.injection = Injection(config.layers, width, self._channels(), config.swei_ratio)
             self.injection.attach(model.vision_layers)
         elif config.fusion in ("dimension", "sequence"):
@@ -234,7 +234,7 @@ class TamperTok(nn.Module):
         place = self.model.encode([[(answers.QUESTION, None)]], [seen.counts[0] * seen.tokens.shape[1]], image.device)
         begin = place.ids.shape[1]
         states = self.model.hidden(encoded.ids, seen.tokens)[-1][:, begin : begin + self.words.latents]
-        return self.model.net.lm_head(states)[..., self.words.first : self.words.first + self.words.codes]
+        return self.model.network.lm_head(states)[..., self.words.first : self.words.first + self.words.codes]
 
     @torch.no_grad()
     def write(self, seen: Seen, cache: bool = True) -> Written:
