@@ -22,7 +22,7 @@ repro: .venv/installed
 	python -m flows.walk --jobs $(JOBS)
 
 test: .venv/installed
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 test-services: .venv/installed
 	python -m pytest -m "services and not slow" -n 2 --dist loadfile --no-loadscope-reorder

@@ -40,6 +40,7 @@ def test_shares_are_shown_in_percent_as_they_are_printed(root: Path) -> None:
     import yaml
 
     (root / "papers/toy/table_9.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    (root / "papers/toy/paper.yaml").write_text(toy.PAPER.replace("sparsevit", "iar_provenance"))
     score(root, INVERSE, "generated_rar", "combined", [0.5, 2.0])
     score(root, INVERSE, "imagenet", "combined", [1.0, 1.5])
     text = markdown.text(tables.build("toy", "table_9", toy.profile()))

@@ -16,6 +16,7 @@ from unforge import demand, origins, paths, profiles
 @pytest.fixture
 def told(root: Path) -> Path:
     (root / "papers/toy/table_9.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    (root / "papers/toy/paper.yaml").write_text(toy.PAPER.replace("sparsevit", "iar_provenance"))
     return root
 
 

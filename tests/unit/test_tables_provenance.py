@@ -35,6 +35,7 @@ SPEC: dict[str, Any] = {
 @pytest.fixture
 def told(root: Path) -> Path:
     (root / "papers/toy/table_9.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    (root / "papers/toy/paper.yaml").write_text(toy.PAPER.replace("sparsevit", "iar_provenance"))
     return root
 
 

@@ -89,7 +89,7 @@ def test_save_and_load(model: autoencoder.Autoencoder, tmp_path: Path) -> None:
     assert not loaded.training
     image = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     assert np.array_equal(loaded.render(image), other.eval().render(image))
-    assert backbones._restore(autoencoder.Config, {**dataclasses.asdict(config)}) == config
+    assert backbones.restore(autoencoder.Config, {**dataclasses.asdict(config)}) == config
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
