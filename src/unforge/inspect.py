@@ -113,7 +113,8 @@ def echo(rows: Iterable[Mapping[str, Any]], write: Callable[[str], Any]) -> None
         parts.append(f"see {row['overlay']}" if row["overlay"] else "no map")
         write(f"{file}: {', '.join(parts)}")
         if row.get("text"):
-            write(f"  it wrote: {printable(row['text'])}")
+            lines = [printable(line) for line in row["text"].splitlines()]
+            write("  it wrote: " + "\n            ".join(lines))
 
 
 def decode(data: bytes, max_pixels: int) -> np.ndarray:
