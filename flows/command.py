@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import locks, server, walk
+from flows import locks, runner, server, walk
 from flows import since as changes
 
 EPILOG = """examples:
@@ -91,7 +91,7 @@ def _run(root: Path, api: str, options: argparse.Namespace) -> int:
 
     flows.quiet()
     flows.echo = lambda line: print(line, flush=True)
-    print(f"logs: {root / walk.LOGS}", flush=True)
+    print(f"logs: {root / runner.LOGS}", flush=True)
     try:
         state: Any = flows.reproduce(
             options.targets,

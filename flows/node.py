@@ -328,6 +328,7 @@ def _ended(runner: walk.Runner, stop: threading.Event) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+        runner.close()
 
 
 # the node

@@ -153,6 +153,7 @@ def _reproduce(
         runner.end_all()
         raise
     finally:
+        runner.close()
         locks.canonical(root)
     bar.show(100, f"{len(result.ran)} ran, {len(result.failed)} failed, {len(result.skipped)} not started", last=True)
     head = _head(root)
