@@ -10,15 +10,24 @@ from unforge.dag import Stage
 
 HEADERS = "headers"
 """The baseline that looks at no pixel: it is fitted and scored in one stage."""
+POLYGONS = "coco"
+"""The set whose objects the codebook of masks learns from too, once it was added."""
+BACKBONES = ("backbone", "sam", "anchor")
+"""Roles in which a run has a backbone."""
 PRETRAINING = "pretraining"
 """The set that backbones learn from where no released weights are used: photographs that no run sees."""
+
+
+def is_real(dataset: str) -> bool:
+    """Whether the real set was added (`data/raw/<dataset>/SOURCE.json`)."""
+    return bool(paths.read_json(paths.root() / paths.raw(dataset) / "SOURCE.json")["source"] == "real")
 
 
 def obtainable(run: demands.Run, profile: profiles.Profile) -> bool:
     """Whether the weights that a run builds on are there or made here: released ones are the user's to get."""
     if profile.stand_ins:
         return True
-    named = [run.assets[role] for role in ("backbone", "sam") if role in run.assets]
+    named = [run.assets[role] for role in BACKBONES if role in run.assets]
     return all(profile.scale("backbone", name).get("directory") for name in named)
 
 
@@ -32,6 +41,7 @@ def paths_of(run: demands.Run, profile: str) -> dict[str, str]:
     places = {
         "backbone": paths.backbone,
         "sam": paths.backbone,
+        "anchor": paths.backbone,
         "codebook": paths.codebook,
         "expert": paths.run,
         "run": paths.run,
@@ -47,7 +57,7 @@ def explanations(profile: str, protocol: str) -> str:
 
 def sets(demand: demands.Demand, profile: profiles.Profile) -> list[str]:
     """Sets that the stages here need beyond those of the runs."""
-    wanted = [*of_runs(demand, "backbone"), *of_runs(demand, "sam")]
+    wanted = [name for role in BACKBONES for name in of_runs(demand, role)]
     return [PRETRAINING] if wanted and profile.stand_ins else []
 
 
@@ -68,7 +78,7 @@ def members(protocol: str) -> list[str]:
 
 def _with_needs(profile: profiles.Profile, demand: demands.Demand) -> list[str]:
     """Backbones that runs name and, where they are pretrained here, those that these are built on."""
-    found = {*of_runs(demand, "backbone"), *of_runs(demand, "sam")}
+    found = {name for role in BACKBONES for name in of_runs(demand, role)}
     if profile.stand_ins:
         found |= {needed for name in found for needed in _needs(name)}
     return sorted(found)
@@ -99,12 +109,16 @@ def _backbone(profile: profiles.Profile, name: str) -> Stage:
 
 def _codebook(profile: profiles.Profile, name: str, learnt: Iterable[str]) -> Stage:
     learnt = tuple(learnt)
+    arguments, deps = [name, "--sets", ",".join(learnt)], [str(paths.shards(profile.name, each)) for each in learnt]
+    if is_real(POLYGONS):
+        arguments += ["--polygons", str(paths.raw(POLYGONS))]
+        deps.append(str(paths.raw(POLYGONS) / "SOURCE.json"))
     return Stage(
         name=f"codebook-{name}",
         script="mask_codebook",
-        arguments=(name, "--sets", ",".join(learnt)),
+        arguments=tuple(arguments),
         modules=("unforge.masks",),
-        deps=tuple(str(paths.shards(profile.name, dataset)) for dataset in learnt),
+        deps=tuple(deps),
         keys=("machine", "model", f"codebook.{name}"),
         seed=True,
         outs=(str(paths.codebook(profile.name, name)),),
@@ -114,13 +128,18 @@ def _codebook(profile: profiles.Profile, name: str, learnt: Iterable[str]) -> St
 
 def _explanations(profile: profiles.Profile, protocol: str) -> Stage:
     shards = [str(paths.shards(profile.name, dataset)) for dataset in members(protocol)]
+    texts = profile.scale("explain", protocol)["texts"]
     return Stage(
         name=f"explain-{protocol}",
         script="explain",
-        arguments=(protocol,),
+        arguments=(protocol, *(("--texts", str(texts)) if texts else ())),
         modules=(f"unforge.datasets.{protocol}",),
-        deps=(str(paths.protocol(profile.name, protocol) / "members.parquet"), *shards),
-        keys=("model",),
+        deps=(
+            str(paths.protocol(profile.name, protocol) / "members.parquet"),
+            *shards,
+            *([str(texts)] if texts else []),
+        ),
+        keys=("model", f"explain.{protocol}"),
         seed=True,
         outs=(explanations(profile.name, protocol),),
     )

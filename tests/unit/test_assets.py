@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from unforge import assets, catalogue, demand, profiles
+from unforge import assets, catalogue, dag, demand, profiles
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,46 @@ def test_a_backbone_learns_from_its_own_photographs_and_from_what_it_is_built_on
     assert made["codebook-masks"].arguments == ("masks", "--sets", "casia2,miml,sidset,tampcoco")
     assert "data/protocols/small/tampertok/members.parquet" in made["explain-tampertok"].deps
     assert assets.sets(wanted, profiles.load("small")) == ["pretraining"]
+
+
+def test_the_codebook_learns_from_objects_once_coco_was_added(
+    wanted: demand.Demand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def codebook() -> dag.Stage:
+        (stage,) = [each for each in assets.stages(profiles.load("small"), wanted) if each.name == "codebook-masks"]
+        return stage
+
+    without = codebook()
+    assert not [dep for dep in without.deps if "raw" in dep]
+    monkeypatch.setattr(assets, "is_real", lambda dataset: dataset == "coco")
+    assert codebook().arguments == (*without.arguments, "--polygons", "data/raw/coco")
+    assert codebook().deps == (*without.deps, "data/raw/coco/SOURCE.json")
+
+
+def test_written_texts_are_named_in_the_profile(wanted: demand.Demand) -> None:
+    profile = profiles.load("small")
+
+    def explain(profile: profiles.Profile) -> dag.Stage:
+        (stage,) = [each for each in assets.stages(profile, wanted) if each.name == "explain-tampertok"]
+        return stage
+
+    without = explain(profile)
+    assert without.arguments == ("tampertok",)
+    assert without.keys == ("model", "explain.tampertok")
+    texts = {"explain": {"tampertok": {"texts": "data/texts"}}}
+    given = explain(replace(profile, values={**profile.values, **texts}))
+    assert given.arguments == ("tampertok", "--texts", "data/texts")
+    assert given.deps == (*without.deps, "data/texts")
+    with pytest.raises(ValueError, match=r"no explain\.tampertok"):
+        explain(replace(profile, values={**profile.values, "explain": {}}))
+
+
+@pytest.mark.parametrize("name", ["paper", "smoke"])
+def test_every_profile_names_the_same_texts(name: str) -> None:
+    values = profiles.load(name).values["explain"]
+    assert {key: set(value) for key, value in values.items()} == {
+        key: set(value) for key, value in profiles.load("small").values["explain"].items()
+    }
 
 
 def test_released_weights_take_the_place_of_pretraining(wanted: demand.Demand) -> None:
@@ -60,3 +100,15 @@ def test_the_header_baseline_is_one_stage(wanted: demand.Demand) -> None:
     (stage,) = catalogue.run_stages(profiles.load("small"), name, wanted.runs[name])
     assert stage.script == "headers"
     assert stage.outs == ("reports/small/scores/tampertok/sid/headers-full/s0",)
+
+
+def test_an_anchor_is_a_backbone() -> None:
+    profile = profiles.load("small")
+    wanted = demand.demand(profile, ["aap"])
+    control = wanted.runs["aap/sid/control/s0"]
+    places = assets.paths_of(control, "small")
+    assert places == {"anchor": "models/small/backbones/consistency", "backbone": "models/small/backbones/lisa"}
+    assert "backbone-consistency" in {stage.name for stage in assets.stages(profile, wanted)}
+    alone = replace(wanted, runs={"x": replace(control, assets={"anchor": "consistency"})})
+    assert assets.sets(alone, profile) == ["pretraining"]
+    assert not assets.obtainable(control, profiles.load("paper")), "nobody has released weights of it"

@@ -1,9 +1,10 @@
-"""COCO photographs, as real images that no generator made; and their object polygons, donors for splices."""
+"""COCO photographs, as real images that no generator made; and their object polygons, shapes for masks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,18 +39,37 @@ def find(root: Path) -> Iterator[Found]:
             yield layout.held_out(found, "coco")
 
 
-def polygons(root: Path) -> Iterator[tuple[Path, str, np.ndarray]]:
-    """(image path, category name, mask (H, W) bool of the photograph's size) of each object, by annotation id.
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """An annotated object."""
 
-    Objects of several polygons are one mask; crowds, empty polygons and annotations whose image is not
-    there are left out. ValueError when there is no `instances_*.json` or it lacks a field.
+    id: int
+    """Of the annotation; unique in its file."""
+    image: Path
+    category: str
+    polygons: list[list[float]]
+    """Each x, y, x, y, ... in pixels."""
+    width: int
+    height: int
+    """Of the photograph, as its annotations say."""
+
+
+def tables(root: Path) -> list[str]:
+    """The files of instance annotations below `root`."""
+    names = ((path, path.rsplit("/", 1)[-1]) for path in layout.files(root))
+    return [path for path, name in names if name.startswith("instances_") and name.endswith(".json")]
+
+
+def outlines(root: Path) -> Iterator[Outline]:
+    """Each object, by annotation id. Crowds and annotations whose image is not there are left out.
+
+    A file of annotations is held in memory whole (val2017's takes some 200 MB). ValueError when there is no
+    `instances_*.json` or it lacks a field.
     """
-    listing = layout.files(root)
-    images = {path.rsplit("/", 1)[-1]: Path(root) / path for path in listing if layout.is_image(path)}
-    tables = [path for path in listing if path.rsplit("/", 1)[-1].startswith("instances_") and path.endswith(".json")]
-    if not tables:
+    images = {path.rsplit("/", 1)[-1]: Path(root) / path for path in layout.files(root) if layout.is_image(path)}
+    if not (found := tables(root)):
         raise ValueError(f"no annotations/instances_*.json below {root}; expected: {CARD.layout}")
-    for table in tables:
+    for table in found:
         document = json.loads((Path(root) / table).read_text(encoding="utf-8"))
         missing = {"images", "annotations", "categories"} - set(document)
         if missing:
@@ -60,9 +80,26 @@ def polygons(root: Path) -> Iterator[tuple[Path, str, np.ndarray]]:
             image = photographs.get(annotation["image_id"])
             if image is None or image["file_name"] not in images or not isinstance(annotation["segmentation"], list):
                 continue
-            mask = rasterise(annotation["segmentation"], image["width"], image["height"])
-            if mask.any():
-                yield images[image["file_name"]], categories.get(annotation["category_id"], ""), mask
+            yield Outline(
+                id=annotation["id"],
+                image=images[image["file_name"]],
+                category=categories.get(annotation["category_id"], ""),
+                polygons=annotation["segmentation"],
+                width=image["width"],
+                height=image["height"],
+            )
+
+
+def polygons(root: Path) -> Iterator[tuple[Path, str, np.ndarray]]:
+    """(image path, category name, mask (H, W) bool of the photograph's size) of each object, by annotation id.
+
+    Objects of several polygons are one mask; empty polygons and what `outlines` leaves out are left out.
+    ValueError as there.
+    """
+    for outline in outlines(root):
+        mask = rasterise(outline.polygons, outline.width, outline.height)
+        if mask.any():
+            yield outline.image, outline.category, mask
 
 
 def rasterise(polygons: list[list[float]], width: int, height: int) -> np.ndarray:

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unforge import masks, paths, seeds
+from unforge.datasets import coco
 from unforge.forgeries.steps import regions
 from unforge.masks import hierarchical, splatting
 from unforge.masks.tokenizer import MaskTokenizer
 from unforge.profiles import Machine
-from unforge.shards import ShardSet
+from unforge.shards import MAX_PIXELS, ShardSet
 from unforge.train import checkpoint, log
 from unforge.train.distributed import World
 from unforge.train.loop import fit
@@ -42,12 +43,16 @@ PAIRS = 100
 def learn(
     name: str, values: Mapping[str, Any], sets: Sequence[ShardSet], target: Path, *,
     machine: Machine, seed: int, world: World, scale: Literal["small", "paper"] = "small",
+    polygons: Path | None = None,
 ) -> None:  # fmt: skip
     """Train the mask tokenizer and write it to `target`, with what it does on masks it has not seen.
 
-    `values`: steps, tuning_steps, batch, validate_every, checkpoint_every. Pretraining is on generated shapes, and on
-    the masks of split `pretrain` where the sets have some (COCO objects); fine-tuning on those of split `train`. Masks
-    of split `val` choose the step. Raises ValueError when there is no mask to tune on or to validate on.
+    `values`: steps, tuning_steps, batch, validate_every, checkpoint_every. Pretraining is on generated shapes, on the
+    masks of split `pretrain` where the sets have some, and on the objects of `polygons`, COCO as `unforge data add`
+    put it there (None: not added). Fine-tuning is on the masks of split `train`; those of split `val` choose the step.
+    ValueError when there is no mask to tune on or to validate on.
+
+    No pixel of COCO is looked at, only outlines: what was made from these photographs leaks into no test set by them.
     """
     config = (masks.SMALL if scale == "small" else masks.Config()).for_steps(values["steps"])
     drawn = {split: manipulated(sets, split, config.size) for split in ("pretrain", "train", "val")}
@@ -59,6 +64,11 @@ def learn(
     inputs = {str(one.path): one.digest for one in sets}
     about: dict[str, Any] = {"codebook": name, "scale": dict(values), "config": dataclasses.asdict(config)}
     about["masks"] = {split: len(found) for split, found in drawn.items()}
+    if polygons is not None:
+        outlined = objects(polygons / "files", config.size, seed)
+        pool = np.concatenate([pool, outlined])
+        inputs[str(polygons)] = paths.sha256(polygons / "SOURCE.json")
+        about["masks"]["objects"] = len(outlined)
     tuning = dataclasses.replace(config.recipe, lr=config.tuning_lr, min_lr=min(config.recipe.min_lr, config.tuning_lr))
     phases = {
         "pretraining": (tokenizer, pool, config.recipe, values["steps"]),
@@ -180,6 +190,39 @@ def _shape(size: int, rng: np.random.Generator) -> np.ndarray:
         area = float(np.exp(rng.uniform(*np.log(AREAS))))
         fine |= regions.draw("blob" if rng.random() < 0.5 else "polygon", 2 * size, area, rng)
     return reduced(fine, size)
+
+
+def objects(root: Path, size: int, seed: int, most: int = POOL) -> np.ndarray:
+    """(N,size,size) uint8: the objects of COCO below `root`, at most `most`, chosen by the hash of (seed, annotation).
+
+    Left out: what covers less of its square than the smallest shape, and what is no outline. None without annotations:
+    photographs may have been added by themselves. ValueError as for `coco.outlines`.
+    """
+    if not coco.tables(root):
+        print(f"no instances_*.json below {root}: no objects to learn from")
+        return np.zeros((0, size, size), np.uint8)
+
+    def order(one: coco.Outline) -> tuple[float, str, int]:
+        return seeds.fraction(seed, f"{one.image.name}/{one.id}", "object"), one.image.name, one.id
+
+    found: list[np.ndarray] = []
+    for one in sorted(coco.outlines(root), key=order):
+        if len(found) == most:
+            break
+        mask = _object(one, size)
+        if mask is not None and mask.mean() >= 255 * AREAS[0]:
+            found.append(mask)
+    return np.stack(found) if found else np.zeros((0, size, size), np.uint8)
+
+
+def _object(one: coco.Outline, size: int) -> np.ndarray | None:
+    """The mask of an outline, None when it is none or too large to be drawn."""
+    try:
+        if not 0 < one.width * one.height <= MAX_PIXELS:
+            return None
+        return reduced(coco.rasterise(one.polygons, one.width, one.height).copy(), size)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def reduced(mask: np.ndarray, size: int) -> np.ndarray:

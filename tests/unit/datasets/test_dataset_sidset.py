@@ -145,7 +145,7 @@ def test_hostile_rows_are_rejected_with_a_reason(tmp_path: Path) -> None:
             {"img_id": "junk", "label": 1, "image": {"bytes": b"not an image", "path": None}},
             {"img_id": "bare", "label": 2, "image": cell("d", "PNG")},
             {"img_id": "small", "label": 2, "image": cell("e", "PNG"),
-             "mask": {"bytes": encoded(square((40, 32)), "PNG"), "path": None}},
+             "mask": {"bytes": encoded(square((40, 40)), "PNG"), "path": None}},
         ],
     )  # fmt: skip
     samples, log = read(sidset, tmp_path)
@@ -186,6 +186,73 @@ def test_damaged_pages_reject_their_rows_only(tmp_path: Path) -> None:
     samples, log = read(sidset, tmp_path)
     assert set(samples) == {f"real_id{i}" for i in (0, 1, 2, 6, 7, 8)}
     assert sum("cannot be read" in row["reason"] for row in log) == 3
+
+
+def enlarged(mask: np.ndarray) -> np.ndarray:
+    return np.kron(mask, np.ones((2, 2), np.uint8))
+
+
+def test_masks_of_another_size_are_brought_to_the_images(tree: Any) -> None:
+    larger = enlarged(square())
+    paths = [f"train/{folder}" for i in range(4) for folder in (f"tampered/t{i}.png", f"masks/t{i}_mask.png")]
+    width, height = SIZE
+    turned, long = np.ascontiguousarray(larger.T), np.zeros((height, width + 4), np.uint8)
+    long[5:9, 5:9] = 255
+    files = {
+        "train/masks/t0_mask.png": encoded(larger, "PNG"),
+        "train/masks/t1_mask.png": encoded(long, "PNG"),
+        "train/masks/t2_mask.png": encoded(turned, "PNG"),
+        "train/masks/t3_mask.png": encoded(larger, "PNG")[:-30],
+    }
+    samples, log = read(sidset, tree(*paths, contents=files))
+    assert set(samples) == {"tampered_t0"}
+    assert (shards.decode_mask(samples["tampered_t0"].mask) == (square() > 0)).all()
+    rows = {row["source_image"][-6:-4]: row for row in log}
+    assert (rows["t0"]["status"], rows["t0"]["source_mask"]) == ("flagged", "train/masks/t0_mask.png")
+    assert f"mask of {2 * width}x{2 * height} pixels, the image {width}x{height}" in rows["t0"]["reason"]
+    assert [rows[name]["status"] for name in ("t1", "t2", "t3")] == ["rejected"] * 3
+    assert "another size" in rows["t1"]["reason"]
+    assert "another size" in rows["t2"]["reason"]
+    assert "cannot be decoded" in rows["t3"]["reason"]
+
+
+def test_masks_in_parquet_are_brought_to_the_images_size(tmp_path: Path) -> None:
+    larger = {"bytes": encoded(enlarged(square()), "PNG"), "path": None}
+    other = {"width": 2 * SIZE[0], "height": 2 * SIZE[1]}
+    write(
+        tmp_path / "train-0.parquet",
+        [
+            {"img_id": f"id{i}", "label": 2, "image": cell(f"p{i}", "PNG"), "mask": larger, **sides}
+            for i, sides in enumerate([{}, other, {"width": None, "height": None}, {"width": 7}, {}])
+        ],
+    )
+    samples, log = read(sidset, tmp_path)
+    # where the columns do not say that the sizes differ, the mask is taken as it is, which is another size
+    assert set(samples) == {"tampered_id0", "tampered_id4"}
+    for sample in samples.values():
+        assert (shards.decode_mask(sample.mask) == (square() > 0)).all()
+        assert "brought to its size" in sample.meta["flags"][0]
+    assert [row["status"] for row in log] == ["flagged", "rejected", "rejected", "rejected", "flagged"]
+    assert all("another size" in row["reason"] for row in log[1:4])
+
+
+@pytest.mark.parametrize(
+    ("size", "stored", "same"),
+    [
+        ((1024, 1024), (612, 612), True),
+        ((1024, 768), (816, 612), True),
+        ((1000, 1000), (510, 500), True),
+        ((1000, 1000), (511, 500), False),
+        ((1000, 1000), (490, 500), True),
+        ((1000, 1000), (489, 500), False),
+        ((1024, 1024), (1024, 1024), False),
+        ((1000, 1005), (1005, 1000), False),
+        ((1024, 1024), None, False),
+        (None, (612, 612), False),
+    ],
+)
+def test_proportions_decide(size: Any, stored: Any, same: bool) -> None:
+    assert sidset.agree(size, stored) == same
 
 
 def scene(number: int) -> bytes:

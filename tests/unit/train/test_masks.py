@@ -44,11 +44,11 @@ def forged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> shards.ShardSet:
     return shards.ShardSet(tmp_path / "forged")
 
 
-def learnt(forged: shards.ShardSet, folder: str = "masks", values: dict[str, int] = VALUES) -> Path:
+def learnt(forged: shards.ShardSet, folder: str = "masks", values: dict[str, int] = VALUES, **more: Any) -> Path:
     target = paths.codebook("tiny", folder)
     with distributed.world(MACHINE) as world:
         try:
-            stage.learn("masks", values, [forged], target, machine=MACHINE, seed=0, world=world)
+            stage.learn("masks", values, [forged], target, machine=MACHINE, seed=0, world=world, **more)
         finally:
             torch.use_deterministic_algorithms(False)
     return target
@@ -88,6 +88,75 @@ def test_it_is_written_with_what_it_does_on_masks_it_has_not_seen(forged: shards
     assert {pair["kind"] for pair in pairs} == {"moved", "other", "replaced"}
     assert all(0 <= pair["iou"] <= 1 and pair["differing"] in (0, 0.25, 0.5, 0.75, 1) for pair in pairs)
     assert not list((Path(".unforge") / "resume").glob("*"))
+
+
+RECTANGLE = [[0, 0, 23, 0, 23, 15, 0, 15]]  # 24 x 16 pixels, corners included
+
+
+def coco_files(root: Path, segmentations: list[Any], width: int = 48, height: int = 32) -> Path:
+    """COCO as `unforge data add` lays it out: one photograph, whose bytes nobody reads, and its objects."""
+    (root / "files/annotations").mkdir(parents=True)
+    (root / "files/val2017").mkdir()
+    (root / "files/val2017/000000000007.jpg").write_bytes(b"not an image")
+    document = {
+        "images": [{"id": 7, "file_name": "000000000007.jpg", "width": width, "height": height}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": number, "image_id": 7, "category_id": 1, "segmentation": segmentation, "iscrowd": 0}
+            for number, segmentation in enumerate(segmentations)
+        ],
+    }
+    paths.write_json(root / "files/annotations/instances_val2017.json", document)
+    paths.write_json(root / "SOURCE.json", {"source": "real"})
+    return root
+
+
+def test_objects_are_reduced_to_the_tokenizers_size(tmp_path: Path) -> None:
+    (only,) = stage.objects(coco_files(tmp_path, [RECTANGLE]) / "files", 16, 0)
+    truth = np.zeros((16, 16), np.uint8)
+    truth[:5, :8] = 255
+    truth[5, :8] = 85  # one of three rows
+    assert (only == truth).all()
+
+
+def test_small_empty_and_broken_objects_are_left_out(tmp_path: Path) -> None:
+    bad: list[Any] = [
+        [[0, 0, 3, 0, 3, 3, 0, 3]],  # 16 of 2304 pixels
+        [[1, 1]], [], [[60, 0, 90, 0, 90, 30]], [["a", "b", "c", "d", "e", "f"]], [None],
+        {"counts": [0, 1536], "size": [32, 48]},
+    ]  # fmt: skip
+    assert len(stage.objects(coco_files(tmp_path / "some", [*bad, RECTANGLE]) / "files", 16, 0)) == 1
+    assert stage.objects(coco_files(tmp_path / "none", bad) / "files", 16, 0).shape == (0, 16, 16)
+    assert len(stage.objects(coco_files(tmp_path / "huge", [RECTANGLE], 10**6, 10**6) / "files", 16, 0)) == 0
+
+
+def test_a_bounded_number_of_objects_is_chosen_by_hash(tmp_path: Path) -> None:
+    columns = [[[x, 0, x + 9, 0, x + 9, 31, x, 31]] for x in range(38)]
+    root = coco_files(tmp_path, columns) / "files"
+    every = stage.objects(root, 48, 0)
+    starts = [int(mask[0].argmax()) for mask in every]
+    assert sorted(starts) == list(range(38))
+    assert starts != sorted(starts)
+    assert (stage.objects(root, 48, 0, most=5) == every[:5]).all()
+    assert [int(mask[0].argmax()) for mask in stage.objects(root, 48, 1, most=5)] != starts[:5]
+
+
+def test_photographs_without_annotations_are_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = coco_files(tmp_path, [RECTANGLE]) / "files"
+    (root / "annotations/instances_val2017.json").unlink()
+    assert stage.objects(root, 16, 0).shape == (0, 16, 16)
+    assert "no instances_" in capsys.readouterr().out
+
+
+def test_objects_of_coco_are_learnt_from_where_it_was_added(forged: shards.ShardSet, tmp_path: Path) -> None:
+    added = coco_files(tmp_path / "coco", [RECTANGLE, [[4, 4, 40, 4, 40, 28]]])
+    plain = learnt(forged, "plain", SHORT)
+    assert "objects" not in paths.read_json(plain / "meta.json")["config"]["masks"]
+    more = learnt(forged, "more", SHORT, polygons=added)
+    meta = paths.read_json(more / "meta.json")
+    assert meta["config"]["masks"] == {"pretrain": 6, "train": 11, "val": 6, "objects": 2}
+    assert meta["inputs"][str(added)] == paths.sha256(added / "SOURCE.json")
+    assert (plain / "model.safetensors").read_bytes() != (more / "model.safetensors").read_bytes()
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
