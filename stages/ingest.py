@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from unforge import datasets, paths, profiles, shards
+from unforge import datasets, forgeries, paths, profiles, shards
 from unforge.datasets import ingest
+from unforge.forgeries.steps import tiles, views
 from unforge.types import Views
 
 
@@ -16,8 +17,8 @@ def stage(name: str, profile: profiles.Profile) -> None:
     if name == "photos":
         pool = datasets.load(name)
         return shards.write(target, pool.photographs(), name=name, data="real", version=pool.VERSION)
-    always = {"source": "stand_in"}
-    source = always if name in ("pretraining", "views") else paths.read_json(paths.raw(name) / "SOURCE.json")
+    raw = paths.raw(name) / "SOURCE.json"
+    source = {"source": "stand_in"} if name in ("pretraining", "views") else paths.read_json(raw)
     module, scale = datasets.load(source.get("module", name)), profile.scale("ingest", name)
     if source["source"] != "real":
         return stand_in(name, module, profile, scale["images"], scale["size"])
@@ -25,39 +26,41 @@ def stage(name: str, profile: profiles.Profile) -> None:
     shards.write(
         target, ingest.samples(paths.raw(name), rows, limit=scale["images"], seed=profile.seed), name=name, data="real",
         version=module.VERSION, redistribute=module.CARD.redistribute, rejects=ingest.rejects(rows), seed=profile.seed,
-        config={"limit": scale["images"]}, inputs={"source": paths.sha256(paths.raw(name) / "SOURCE.json")},
+        config={"limit": scale["images"]}, inputs={"source": paths.sha256(raw)},
     )  # fmt: skip
 
 
 def stand_in(name: str, module: Any, profile: profiles.Profile, images: int, size: int) -> None:
     """Modified crops of freely licensed photographs: they may be shown, unlike the photographs themselves."""
-    from unforge import forgeries
-    from unforge.forgeries.steps import views
-
     pool, recipe = shards.ShardSet(paths.shards(profile.name, "photos")), module.STAND_IN
     made, inputs = (pool, images, size, profile.seed, name), {"photos": pool.digest}
     if isinstance(recipe, Views):
         samples, version = views.views(recipe, *made), views.VERSION
     else:
-        samples, version = forgeries.stand_in(recipe, *made, renderer(recipe, profile, inputs)), forgeries.VERSION
+        samples, version = forgeries.stand_in(recipe, *made, *maker(module, profile, inputs)), forgeries.VERSION
     shards.write(
         paths.shards(profile.name, name), samples, name=name, data="stand_in", version=f"{module.VERSION}/{version}",
         redistribute=True, config={"images": images, "size": size}, seed=profile.seed, inputs=inputs,
     )  # fmt: skip
 
 
-def renderer(recipe: Any, profile: profiles.Profile, inputs: dict[str, str]) -> Any:
-    """What re-renders regions, where the recipe asks for it; its hash is added to `inputs`."""
-    if "regenerated" not in recipe.kinds:
-        return None
+def maker(module: Any, profile: profiles.Profile, inputs: dict[str, str]) -> tuple[Any, shards.ShardSet | None]:
+    """What re-renders regions and what generated images begin with, where a stand-in needs it; hashes: `inputs`."""
+    if "regenerated" not in module.STAND_IN.kinds:
+        return None, None
     import torch
 
-    from unforge import backbones
+    from unforge import backbones, tokenizers
 
     torch.set_num_threads(profile.machine.threads)
-    folder = paths.backbone(profile.name, "autoencoder")
-    inputs["autoencoder"] = paths.sha256(folder / "model.safetensors")
-    return backbones.load(folder).render
+    if not (model := getattr(module, "GENERATOR", "")):
+        folder = paths.backbone(profile.name, "autoencoder")
+        inputs["autoencoder"] = paths.sha256(folder / "model.safetensors")
+        return backbones.load(folder).render, None
+    folder = paths.codebook(profile.name, model)
+    sampled = shards.ShardSet(paths.shards(profile.name, paths.generated(model)))
+    inputs |= {"codebook": paths.sha256(folder / "model.safetensors"), "generated": sampled.digest}
+    return tiles.renderer(tokenizers.load(folder)), sampled
 
 
 if __name__ == "__main__":

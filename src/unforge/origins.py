@@ -5,11 +5,11 @@ Tokenizers, priors and generated sets are shared by all papers; inverse decoders
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from unforge import assets, dag, paths, profiles
 from unforge import demand as demands
-from unforge import paths, profiles
 from unforge.dag import Stage
 from unforge.provenance.config import label
 
@@ -37,9 +37,19 @@ def _supplied(family: str, profile: profiles.Profile) -> bool:
     return weights.get("file") is not None and source.is_file() and paths.read_json(source)["source"] == "real"
 
 
-def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Stage]:
-    """Views of photographs, and tokenizer, prior and images of every model."""
-    if not demand.origins:
+def of_sets(profile: profiles.Profile, sets: Iterable[str]) -> frozenset[str]:
+    """The models whose tokenizers and images stand-ins among `sets` are made with (`GENERATOR` of their modules)."""
+    if not profile.stand_ins:
+        return frozenset()
+    made = [name for name in sets if not assets.is_real(name)]
+    return frozenset(dag.constant(f"unforge.datasets.{name}", "GENERATOR", "") for name in made) - {""}
+
+
+def shared_stages(profile: profiles.Profile, demand: demands.Demand, also: frozenset[str] = frozenset()) -> list[Stage]:
+    """Views of photographs, and tokenizer, prior and images of every model that runs ask for; and of those in `also`,
+    which other sets are made with."""
+    families = demand.origins | also
+    if not families:
         return []
     name = profile.name
     views = str(paths.shards(name, "views"))
@@ -57,9 +67,9 @@ def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Sta
                 outs=(views,),
             )
         )
-    made_of = {MADE_OF[family] for family in demand.origins & MADE_OF.keys() if profile.stand_ins}
-    stages += [_codebook(profile, family, views) for family in sorted(demand.origins | made_of)]
-    for family in sorted(demand.origins):
+    made_of = {MADE_OF[family] for family in families & MADE_OF.keys() if profile.stand_ins}
+    stages += [_codebook(profile, family, views) for family in sorted(families | made_of)]
+    for family in sorted(families):
         stages += _images(profile, family, views)
     return stages
 

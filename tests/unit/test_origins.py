@@ -10,7 +10,7 @@ import yaml
 
 from tests.unit import toy
 from tests.unit.test_tables_provenance import INVERSE, SPEC
-from unforge import demand, origins, paths, profiles
+from unforge import assets, catalogue, datasets, demand, origins, paths, profiles
 
 
 @pytest.fixture
@@ -76,6 +76,51 @@ def test_nothing_is_made_that_nobody_asks_for() -> None:
         runs={}, counts=frozenset(), perturbed={}, testsets=frozenset(), protocols=frozenset()
     )  # fmt: skip
     assert origins.shared_stages(toy.profile(), nothing) == []
+
+
+def test_sets_made_with_generators_bring_their_stages_and_nothing_else() -> None:
+    """Stand-ins of OpenSDID, though no run of provenance asks for their models; with the real sets none is needed."""
+    profile = profiles.load("small")
+    asked = demand.Demand(
+        runs={}, counts=frozenset(), perturbed={}, testsets=frozenset({"columbia", "opensdid_sdxl"}),
+        protocols=frozenset({"opensdid"}),
+    )  # fmt: skip
+    made = {stage.name: stage for stage in catalogue.shared_stages(profile, asked)}
+    kinds = ("codebook", "prior", "generate")
+    assert {name for name in made if name.partition("-")[0] in kinds} == {
+        f"{kind}-{family}" for kind in kinds for family in ("llamagen", "rar")
+    }
+    assert "ingest-views" in made
+    assert "generators" not in made
+    ingest = made["ingest-opensdid_sdxl"]
+    assert set(ingest.deps) == {
+        "data/raw/opensdid_sdxl/SOURCE.json", "data/shards/small/photos", "models/small/codebooks/rar",
+        "data/shards/small/generated_rar",
+    }  # fmt: skip
+    assert {"unforge.tokenizers.rar", "unforge.forgeries", "unforge.datasets.opensdid_sdxl"} == set(ingest.modules)
+    assert "models/small/codebooks/llamagen" in made["ingest-opensdid_train"].deps
+    assert not [dep for dep in made["ingest-columbia"].deps if "codebooks" in dep or "generated" in dep]
+    families = {f"opensdid_{name}" for name in ("sd15", "sd21", "sdxl", "sd3", "flux")}
+    assert origins.of_sets(profile, families) == {"llamagen", "taming", "rar", "var", "infinity"}
+    assert origins.of_sets(profile, ["columbia", "authentic"]) == frozenset()
+
+
+def test_real_sets_need_no_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert origins.of_sets(profiles.load("paper"), ["opensdid_sdxl"]) == frozenset()
+    monkeypatch.setattr(assets, "is_real", lambda name: name == "opensdid_sdxl")
+    assert origins.of_sets(profiles.load("small"), ["opensdid_sdxl", "opensdid_flux"]) == {"infinity"}
+
+
+def test_every_generator_has_its_scale_in_profiles_with_stand_ins() -> None:
+    named = [name for name in datasets.names() if hasattr(datasets.load(name), "GENERATOR")]
+    assert len(named) == 6
+    for scale in ("small", "smoke"):
+        profile = profiles.load(scale)
+        for name in named:
+            assert profile.scale("ingest", name)["images"] > 0
+            model = datasets.load(name).GENERATOR
+            wanted = {"train", "val"} if datasets.load(name).STAND_IN.split == "train" else {"test"}
+            assert all(profile.scale("generate", model)[split] > 0 for split in wanted)
 
 
 def test_what_is_made_of_what() -> None:

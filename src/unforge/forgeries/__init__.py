@@ -6,14 +6,17 @@ A forgery module has `DONOR` (`other`: a crop of another photograph, `same`: the
 How a stand-in image is made, forged or not: a natural crop of a shrunk photograph, a camera (sensor noise, half of
 the time JPEG 88-97), the forgery if any, resampling and noise of the whole if the recipe has them, the file. So a
 forged image and its authentic sibling differ in the region alone.
+
+Where a generator's images are given (`sampled`), a generated image begins with one of these instead of a scene.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +60,9 @@ class Item:
     key: str
     kind: Kind
     photo: str
-    """Key of its photograph in the pool."""
+    """Key of its photograph in the pool; of what was sampled, only its split counts."""
+    scene: str = ""
+    """Key of the sampled image that it begins with; empty: a scene of its photograph."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,7 @@ class Draft:
     mask: np.ndarray
     """(S, S) bool."""
     photos: tuple[str, ...]
+    """Keys of photographs, or of the sampled image, it was made of."""
     meta: Mapping[str, Any]
 
 
@@ -93,8 +99,11 @@ def photographs(recipe: StandIn, pool: Pool, size: int) -> Photographs:
     return Photographs(pool, SPLITS[recipe.split], round(size / min(recipe.resample)))
 
 
-def plan(recipe: StandIn, chosen: Photographs, count: int, seed: int, name: str) -> list[Item]:
-    """Which kind is made of which photograph: photographs take turns, within each kind and over all."""
+def plan(
+    recipe: StandIn, chosen: Photographs, count: int, seed: int, name: str, sampled: Pool | None = None
+) -> list[Item]:
+    """Which kind is made of which photograph: photographs take turns, within each kind and over all; so do the
+    `sampled` images of a split. ValueError when there is none of a split that needs one."""
     for kind in recipe.kinds:
         if kind not in ("authentic", *names()):
             raise ValueError(f"no forgery {kind!r}: there is authentic, {', '.join(names())}")
@@ -106,11 +115,40 @@ def plan(recipe: StandIn, chosen: Photographs, count: int, seed: int, name: str)
     kinds = [kind for kind, number in shares(recipe.kinds, count).items() for _ in range(number)]
     pairs = [(kind, turns[i % len(turns)]) for i, kind in enumerate(kinds)]
     order = rng.permutation(count)
-    return [Item(key=f"{name}-{i:05d}", kind=pairs[j][0], photo=pairs[j][1]) for i, j in enumerate(order)]
+    items = [Item(key=f"{name}-{i:05d}", kind=pairs[j][0], photo=pairs[j][1]) for i, j in enumerate(order)]
+    return items if sampled is None else _with_scenes(items, chosen, sampled, seed, name)
+
+
+def _with_scenes(items: list[Item], chosen: Photographs, sampled: Pool, seed: int, name: str) -> list[Item]:
+    """Give each generated image a sampled one of its split, each once before any comes again."""
+    scenes: dict[str, list[str]] = {}
+    for key in sorted(sampled.rows):
+        scenes.setdefault(sampled.rows[key]["split"], []).append(key)
+    for split, keys in scenes.items():
+        order = seeds.generator(seed, f"{name}/{split}", "scenes").permutation(len(keys))
+        scenes[split] = [keys[i] for i in order]
+    found, used = list[Item](), Counter[str]()
+    for item in items:
+        split = chosen.rows[item.photo]["split"]
+        if item.kind == WHOLE:
+            if split not in scenes:
+                raise ValueError(
+                    f"no sampled image of split {split!r}: there are {', '.join(sorted(scenes)) or 'none'}"
+                )
+            item = replace(item, scene=scenes[split][used[split] % len(scenes[split])])
+            used[split] += 1
+        found.append(item)
+    return found
 
 
 def draft(
-    recipe: StandIn, chosen: Photographs, item: Item, size: int, seed: int, render: Render | None = None
+    recipe: StandIn,
+    chosen: Photographs,
+    item: Item,
+    size: int,
+    seed: int,
+    render: Render | None = None,
+    sampled: Pool | None = None,
 ) -> Draft:
     """Make one image, up to saving it. Depends on its key and seed only, not on the images before it."""
     from unforge.forgeries.steps import camera
@@ -130,7 +168,11 @@ def draft(
     rng = seeds.generator(seed, item.key, "forgery")
     photos: tuple[str, ...] = (item.photo,)
     donor = None
-    if forgery.DONOR == "same":
+    if item.scene:
+        assert sampled is not None, item
+        donor, photos = _scene(sampled, item.scene, extent, rng), (item.scene,)
+        meta = {"seed": seed, "sampled": item.scene, "resampled": meta["resampled"]}
+    elif forgery.DONOR == "same":
         donor = clean
     elif forgery.DONOR == "other":
         others = chosen.donors(item.photo)
@@ -141,6 +183,20 @@ def draft(
     assert mask.any(), item
     meta["forgery"] = done
     return Draft(before=before, after=after, mask=mask, photos=photos, meta=meta)
+
+
+def _scene(sampled: Pool, key: str, extent: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture that begins with one sampled image; others of its split give the detail that an enlarged one lacks."""
+    from unforge.forgeries.steps import tiles
+
+    split = sampled.rows[key]["split"]
+    others = [other for other in sorted(sampled.rows) if sampled.rows[other]["split"] == split]
+    drawn, strength = iter([key]), float(rng.uniform(*tiles.DETAIL))
+
+    def draw() -> np.ndarray:
+        return sampled.image(next(drawn, None) or others[int(rng.integers(len(others)))])
+
+    return tiles.scene(draw, extent, strength)
 
 
 def finish(recipe: StandIn, made: Draft, key: str, size: int, seed: int) -> tuple[bytes, np.ndarray, dict[str, Any]]:
@@ -168,19 +224,28 @@ def part(recipe: StandIn, kind: str) -> dict[str, str]:
 
 
 def stand_in(
-    recipe: StandIn, pool: Pool, count: int, size: int, seed: int, name: str, render: Render | None = None
+    recipe: StandIn,
+    pool: Pool,
+    count: int,
+    size: int,
+    seed: int,
+    name: str,
+    render: Render | None = None,
+    sampled: Pool | None = None,
 ) -> Iterator[Sample]:
     """`count` images of size x size px by `recipe`, from the photographs of the `shards.ShardSet` `pool`.
 
     `name` is the set's id and begins every key. `render` re-renders an (H, W, 3) uint8 image and is needed for
-    `regenerated` and `generated`. Where a recipe has `generated`, `meta["part"]` says the class (`PARTS`). Raises
+    `regenerated` and `generated`. `sampled`: images of a generator, of any size, that `generated` ones begin with;
+    their `source` names these. Where a recipe has `generated`, `meta["part"]` says the class (`PARTS`). Raises
     ValueError when the recipe cannot be followed.
     """
     from unforge import shards
 
     chosen = photographs(recipe, pool, size)
-    for item in plan(recipe, chosen, count, seed, name):
-        made = draft(recipe, chosen, item, size, seed, render)
+    for item in plan(recipe, chosen, count, seed, name, sampled):
+        made = draft(recipe, chosen, item, size, seed, render, sampled)
+        rows = sampled.rows if item.scene and sampled else chosen.rows
         data, mask, saved = finish(recipe, made, item.key, size, seed)
         yield Sample(
             key=item.key,
@@ -189,7 +254,7 @@ def stand_in(
             mask=None if item.kind == "authentic" else shards.encode_png(mask),
             label=int(item.kind != "authentic"),
             kind=item.kind,
-            source=tuple(chosen.rows[photo]["source"][0] for photo in made.photos),
+            source=tuple(rows[photo]["source"][0] for photo in made.photos),
             unit=item.key,
             split=chosen.rows[item.photo]["split"],
             meta={**made.meta, **part(recipe, item.kind), "saved": saved},

@@ -62,7 +62,8 @@ def test_every_module_keeps_the_contract(name):
     elif recipe is not None:
         assert isinstance(recipe, StandIn)
         assert sum(recipe.kinds.values()) == pytest.approx(1)
-        assert 0.2 <= recipe.kinds["authentic"] <= 1 / 3
+        share = 1.0 if name == "authentic" else 0.5 if name.startswith("opensdid_") else None
+        assert recipe.kinds["authentic"] == share if share else 0.2 <= recipe.kinds["authentic"] <= 1 / 3
         assert callable(getattr(module, "find", None)) == (recipe.split != "pretrain")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -169,3 +169,54 @@ def test_pretraining_photographs_are_nobody_elses(pool: Any) -> None:
         made(pool, recipe=StandIn(kinds={"history": 1.0}, split="pretrain"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pretrain, train, test"):
         made(pool, recipe=StandIn(kinds={"splice": 1.0}, split="holiday"))  # type: ignore[arg-type]
+
+
+class Sampled:
+    """Small pictures of a generator: every pixel of one has its own colour, which its split shares in green."""
+
+    GREEN: ClassVar = {"train": 0, "val": 120, "test": 240}
+
+    def __init__(self, **counts: int) -> None:
+        names = [(split, i) for split, count in counts.items() for i in range(count)]
+        self.rows: dict[str, dict[str, Any]] = {
+            f"toy-{split}-{i}": {"source": [f"made:{split}-{i}"], "split": split} for split, i in names
+        }
+
+    def image(self, key: str) -> np.ndarray:
+        number, split = int(key.rpartition("-")[2]), self.rows[key]["split"]
+        return np.full((16, 16, 3), (10 * number, self.GREEN[split], 255 - 10 * number), np.uint8)
+
+
+def sampled_set(pool: Any, sampled: Sampled, count: int = 36, split: str = "train") -> list[Any]:
+    recipe = StandIn(kinds=THIRD, split=split)  # type: ignore[arg-type]
+    return list(forgeries.stand_in(recipe, pool, count, 48, 0, "toy", render, sampled))
+
+
+def test_generated_images_begin_with_sampled_ones_of_their_split(pool: Any) -> None:
+    sampled = Sampled(train=20, val=9, test=9)
+    for split in ("train", "test"):
+        samples = sampled_set(pool, sampled, split=split)
+        whole = [s for s in samples if s.kind == "generated"]
+        assert len(whole) == 12
+        assert len({s.source for s in whole}) == (12 if split == "train" else 9)
+        for sample in whole:
+            assert sample.source == (f"made:{sample.meta['sampled'].removeprefix('toy-')}",)
+            assert sample.source[0].startswith(f"made:{sample.split}-")
+            assert "crop" not in sample.meta
+            assert shards.decode_mask(sample.mask).all()
+            green = np.median(shards.decode_image(sample.image)[..., 1])
+            assert abs(float(green) - Sampled.GREEN[sample.split]) < 15
+        assert {source[:6] for s in samples if s.kind != "generated" for source in s.source} == {"photo:"}
+
+
+def test_sampled_images_change_nothing_but_generated_ones(pool: Any) -> None:
+    recipe = StandIn(kinds=THIRD, split="train")
+    plain = {s.key: s for s in made(pool, 36, recipe=recipe)}
+    given = {s.key: s for s in sampled_set(pool, Sampled(train=20, val=9))}
+    assert {key for key in plain if plain[key] != given[key]} == {k for k, s in plain.items() if s.kind == "generated"}
+    assert given == {s.key: s for s in sampled_set(pool, Sampled(train=20, val=9))}
+
+
+def test_a_split_without_sampled_images_is_refused(pool: Any) -> None:
+    with pytest.raises(ValueError, match="no sampled image of split 'val': there are train"):
+        sampled_set(pool, Sampled(train=20))

@@ -1,0 +1,30 @@
+"""OpenSDID's test images of Flux.1 (published split `flux`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from unforge.datasets import opensdid_train
+from unforge.types import Found
+
+VERSION = opensdid_train.VERSION
+GENERATOR = "infinity"
+"""What makes the stand-in's images."""
+
+CARD = dataclasses.replace(
+    opensdid_train.CARD,
+    name="OpenSDID (test images, Flux.1)",
+    images={"authentic": 10000},
+    source="Wang et al.: OpenSDI, CVPR 2025; Hugging Face nebula/OpenSDI_test (split flux). 10,000 real and 10,000 "
+    "fake images; how many of the fake ones are whole images is not published.",
+    layout="flux-*.parquet, or a tree of files with the folder flux, as for opensdid_train",
+)
+
+STAND_IN = dataclasses.replace(opensdid_train.STAND_IN, split="test")
+
+
+def find(root: Path) -> Iterator[Found]:
+    """Rows of Flux.1; `meta["part"]` is real, full_synthetic or tampered."""
+    return opensdid_train.tests(root, "flux")
