@@ -55,27 +55,60 @@ def assemble(
     """LLaVA with `tokens` in its vocabulary, SAM, and the tokens' ids.
 
     Assets: `run`, a saved run, whose sizes are made anew; else `backbone` and `sam`, directories of trained backbones
-    or official checkpoints; what is not among the assets is made at random from its configuration.
+    or official checkpoints (a `backbone` that segments already has a SAM of its own, which is taken); what is not
+    among the assets is made at random from its configuration.
     """
-    talking, ids = speaker(language, assets, tokens)
+    talking, masking, ids, _ = _parts(language, masks, assets, tokens)
+    return talking, masking, ids
+
+
+def grounded(
+    language: llava.Config, masks: sam.Config, assets: Mapping[str, Path], tokens: Sequence[str]
+) -> tuple[llava.Llava, Segmenter, list[int]]:
+    """As `assemble`, with the layers between LLaVA and SAM: those of a `backbone` that segments already, else random
+    ones."""
+    talking, masking, ids, learnt = _parts(language, masks, assets, tokens)
+    return talking, learnt or Segmenter(masking, talking.width), ids
+
+
+def _parts(
+    language: llava.Config, masks: sam.Config, assets: Mapping[str, Path], tokens: Sequence[str]
+) -> tuple[llava.Llava, sam.Sam, list[int], Segmenter | None]:
+    talking, learnt = _opened(language, assets, "backbone")
+    ids = talking.add_tokens(tokens)
     if "run" in assets:
         masking = sam.build(masks, {"run": assets["run"]})
+    elif learnt is not None:
+        masking = learnt.sam
     else:
         masking = seen.opened(assets["sam"], "sam", masks) if "sam" in assets else sam.build(masks, {})
     if masking.config.forensic and talking.config.forensic:
         masking.forensic = None
-    return talking, masking, ids
+    return talking, masking, ids, learnt
 
 
 def speaker(
     language: llava.Config, assets: Mapping[str, Path], tokens: Sequence[str], backbone: str = "backbone"
 ) -> tuple[llava.Llava, list[int]]:
     """LLaVA with `tokens` in its vocabulary, and their ids; from the asset `run`, or from the one named `backbone`."""
-    if "run" in assets:
-        talking = llava.build(language, {"run": assets["run"]})
-    else:
-        talking = seen.opened(assets[backbone], "llava", language) if backbone in assets else llava.build(language, {})
+    talking, _ = _opened(language, assets, backbone)
     return talking, talking.add_tokens(tokens)
+
+
+def _opened(language: llava.Config, assets: Mapping[str, Path], backbone: str) -> tuple[llava.Llava, Segmenter | None]:
+    """LLaVA, and what turns its states into masks where the asset `backbone` has that too.
+
+    ValueError for a backbone of another kind.
+    """
+    if "run" in assets:
+        return llava.build(language, {"run": assets["run"]}), None
+    if backbone not in assets:
+        return llava.build(language, {}), None
+    found = seen.opened(assets[backbone], "llava", language)
+    talking, learnt = getattr(found, "llava", found), getattr(found, "segmenter", None)
+    if not isinstance(talking, llava.Llava):
+        raise ValueError(f"{assets[backbone]} is no LLaVA: llava, llava_siglip, llava_large and lisa are accepted")
+    return talking, learnt
 
 
 def save(talking: llava.Llava, masking: sam.Sam, directory: Path) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unforge import backbones, explanations
+from unforge import backbones, explanations, paths
 from unforge.backbones import llava, words
 from unforge.types import Batch
 
@@ -64,6 +64,34 @@ def test_features_are_the_layer_before_the_last_without_the_class_token(pixels: 
         assert torch.equal(pixels.features(shown), out.hidden_states[2][:, 1:])
 
 
+def test_the_anchor_is_the_penultimate_layer_or_the_frozen_tokens(small: llava.Llava, pixels: llava.Llava) -> None:
+    ids = pixels.sequences([llava.QUESTION]).ids
+    shown = pixels.prepared(torch.rand(1, 3, 28, 28))
+    hidden = pixels.model.model.vision_tower(shown, output_hidden_states=True).hidden_states
+    states = pixels.run(shown, ids)
+    assert torch.equal(states.anchor, hidden[-2][:, 1:])
+    assert torch.equal(states.anchor, pixels.anchor(shown))
+    assert not states.anchor.requires_grad
+    assert (pixels.anchor_width, pixels.side) == (16, 2)
+    image = torch.rand(1, 3, 40, 60)
+    shown = small.prepared(image)
+    assert small.forensic is not None
+    tokens = small.forensic.tokens(image, 16)
+    assert torch.equal(small.anchor(shown), tokens)
+    assert torch.equal(small.run(shown, small.sequences([llava.QUESTION]).ids).anchor, tokens)
+    assert (small.anchor_width, small.side) == (33, 16)
+
+
+def test_the_part_of_an_image_that_is_seen(small: llava.Llava, pixels: llava.Llava) -> None:
+    assert pixels.region((100, 400)) == (0, 0.375, 1, 0.625)
+    assert pixels.region((90, 60)) == pytest.approx((1 / 6, 0, 5 / 6, 1))
+    assert small.region((100, 400)) == (0, 0, 1, 1)
+    # a square in the middle of the long side, with the part's own ends, is all of what is seen
+    striped = torch.zeros(1, 3, 28, 112)
+    striped[..., 42:70] = 1
+    assert torch.allclose(pixels.prepared(striped), ((1 - pixels.mean) / pixels.std).expand(1, 3, 28, 28), atol=1e-5)
+
+
 def test_padding_changes_nothing_before_it(pixels: llava.Llava) -> None:
     shown = pixels.prepared(torch.rand(2, 3, 28, 28))
     short = pixels.sequences(["Is it real?"], ["The image is real."])
@@ -96,7 +124,7 @@ def test_generation_is_that_of_transformers(pixels: llava.Llava) -> None:
 def test_the_state_before_a_token_is_the_one_that_predicts_it(pixels: llava.Llava) -> None:
     ids = torch.tensor([[5, 9, 7, 9], [5, 6, 7, 8]])
     last = torch.arange(2 * 4 * 3.0).view(2, 4, 3)
-    states = llava.States(last=last, vision=last, image=slice(0, 1))
+    states = llava.States(last=last, vision=last, anchor=last, image=slice(0, 1))
     state, present = pixels.before(states, ids, 9)
     assert torch.equal(state[0], last[0, 0])
     assert present.tolist() == [True, False]
@@ -218,6 +246,36 @@ def test_saved_and_loaded_it_is_the_same(small: llava.Llava, tmp_path: Path) -> 
     files = sorted(path.name for path in tmp_path.rglob("*"))
     backbones.save(again, "llava", llava.SMALL, tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == files
+
+
+def test_what_is_saved_of_the_small_one_stays_as_it_is(small: llava.Llava, tmp_path: Path) -> None:
+    """Folders trained earlier are read by it, and equal weights give equal bytes."""
+    backbones.save(small, "llava", llava.SMALL, tmp_path)
+    saved = paths.read_json(tmp_path / "config.json")
+    assert saved["backbone"] == "llava"
+    assert sorted(saved["config"]) == [
+        "feature_layer", "forensic", "gradient_checkpointing", "heads", "image_size", "init", "layers", "mlp", "patch",
+        "positions", "recipe", "template", "vision_heads", "vision_layers", "vision_mlp", "vision_width", "vocabulary",
+        "width",
+    ]  # fmt: skip
+    assert paths.read_json(tmp_path / "llava.json")["config"] == saved["config"]
+    vision = "model.model.vision_tower."
+    names = set(small.state_dict())
+    assert {
+        "forensic.head.weight",
+        "model.lm_head.weight",
+        "model.model.language_model.layers.1.mlp.up_proj.weight",
+    } <= names
+    assert {f"{vision}embeddings.class_embedding", f"{vision}encoder.layers.1.self_attn.q_proj.weight"} <= names
+    trained = paths.root() / paths.backbone("small", "llava")
+    if not trained.is_dir():
+        return
+    again = tmp_path / "again"
+    again.mkdir()
+    loaded = backbones.load(trained)
+    backbones.save(loaded, "llava", loaded.config, again)
+    for name in ("model.safetensors", "config.json", "llava.json", "forensic.json"):
+        assert (again / name).read_bytes() == (trained / name).read_bytes()
 
 
 def test_an_official_checkpoint_is_read_by_its_own_names(pixels: llava.Llava, tmp_path: Path) -> None:

@@ -99,3 +99,21 @@ def test_trained_parts_are_taken(tmp_path: Path) -> None:
     segment.save(talking, masking, tmp_path)
     again, _, _ = segment.assemble(llava.SMALL, sam.SMALL, {"run": tmp_path}, ["[SEG]"])
     again.load_state_dict(talking.state_dict())
+
+
+def test_layers_between_are_new_where_none_were_trained(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    backbones.save(llava.build(llava.SMALL, {}), "llava", llava.SMALL, folder)
+    talking, segmenter, ids = segment.grounded(llava.SMALL, sam.SMALL, {"backbone": folder}, ["[SEG]"])
+    assert segmenter.text_hidden_fcs[0].in_features == talking.width
+    assert segmenter.sam.forensic is None
+    assert talking.encode("[SEG]") == ids
+
+
+def test_what_does_not_talk_is_refused(tmp_path: Path) -> None:
+    masks = sam.build(sam.SMALL, {})
+    backbones.save(masks, "sam", sam.SMALL, tmp_path)
+    with pytest.raises(ValueError, match="lisa are accepted"):
+        segment.assemble(llava.SMALL, sam.SMALL, {"backbone": tmp_path}, ["[SEG]"])

@@ -1,14 +1,9 @@
-"""LLaVA: a CLIP vision tower, a projector and a Llama, through transformers' `LlavaForConditionalGeneration`.
-
-At small scale the same classes are a few layers each, and the vision tower's patch embedding (a 1x1 convolution there)
-reads frozen tokens of the forensic backbone instead of pixels. The small one is pretrained to say, in words, whether
-an image is manipulated and where.
-"""
+"""LLaVA itself: what its tower sees, what its language model makes of it, and what it says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,110 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unforge import explanations
 from unforge.backbones import forensic, seen, words
-from unforge.types import Batch, Losses, Recipe
+from unforge.backbones.llava.answers import IMAGE, QUESTION, answer, three_classes
+from unforge.backbones.llava.config import Config
+from unforge.types import Batch, Losses
 
-TRAINED_ON = "pretraining"
-NEEDS = ("forensic",)
-
-IMAGE = "<image>"
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 IGNORED = -100
 """Label of positions that are not learnt."""
-
-REAL, SYNTHETIC, TAMPERED = 0, 1, 2
-"""Classes of images, in the order of `class_probs`."""
-QUESTION = "Is this image manipulated, and where?"
-INSTRUCTIONS = (
-    QUESTION,
-    "Is this image real, fully synthetic or tampered?",
-    "Please segment the manipulated region in this image.",
-)
-"""What a small model knows the words of, as prompts."""
-VERDICTS = ("The image is real.", "The image is fully synthetic.", "The image is tampered at")
-PLACES = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right"))
-"""Cells of a 3x3 grid over the image, row by row."""
-FURTHER = ("It is . , Sure", "The image may be edited or generated. Suspected", "[ ] : ;")
-"""Words beyond those, for methods' answers."""
-SHARE = 0.25
-"""A place is named when at least this share of its cell is manipulated, or when no other has more."""
-
-RECIPE = Recipe(
-    source="unforge: what learns within 60 s on one thread",
-    optimiser="adamw",
-    lr=2e-3,
-    min_lr=2e-5,
-    batch=8,
-    epochs=20,
-    samples_per_epoch=120,
-    warmup_epochs=1.0,
-    weight_decay=0.01,
-    clip=1.0,
-    ema=0.99,
-    augment=("dihedral",),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Sizes. Source: the defaults are CLIP-L/14-224 and Vicuna-7B, on which LISA-7B and SIDA-7B are built."""
-
-    vision_width: int = 1024
-    vision_layers: int = 24
-    vision_heads: int = 16
-    vision_mlp: int = 4096
-    image_size: int = 224
-    """Side of what the vision tower sees: pixels, or cells of forensic tokens."""
-    patch: int = 14
-    feature_layer: int = -2
-    """Which of the vision tower's hidden states are the image's features; its class token is dropped."""
-    forensic: bool = False
-    """Whether the vision tower reads frozen tokens of the forensic backbone instead of pixels."""
-    width: int = 4096
-    layers: int = 32
-    heads: int = 32
-    mlp: int = 11008
-    vocabulary: int = 32000
-    """Rows of the embedding, at least; the tokenizer may need more."""
-    positions: int = 2048
-    init: float = 0.02
-    """Standard deviation of the language model's initial weights."""
-    template: str = (
-        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
-        "detailed, and polite answers to the human's questions. USER: <image>\n{prompt} ASSISTANT:"
-    )
-    """Source: LLaVA's conversation `v1`. Deviation: without <im_start> and <im_end> around the image, which
-    transformers' LLaVA does not have; its projector has two layers where LLaVA-v1 had one."""
-    gradient_checkpointing: bool = False
-    recipe: Recipe = field(default_factory=lambda: RECIPE)
-
-    @property
-    def tokens(self) -> int:
-        """Image tokens."""
-        return (self.image_size // self.patch) ** 2
-
-
-SMALL = Config(
-    vision_width=64,
-    vision_layers=2,
-    vision_heads=4,
-    vision_mlp=128,
-    image_size=16,
-    patch=1,
-    # two layers are too few to leave one out
-    feature_layer=-1,
-    forensic=True,
-    width=96,
-    layers=2,
-    heads=4,
-    mlp=192,
-    vocabulary=0,
-    positions=512,
-    init=0.1,
-    template="<image>{prompt}",
-)
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+NORMALISATION = {
+    "clip": (MEAN, STD),
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Mean and standard deviation of pixels in [0,1], by the kind of the vision tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +45,8 @@ class States:
     """(B,T,D) after the last layer and its norm."""
     vision: Tensor
     """(B,N,C) features of the vision tower, before the projector."""
+    anchor: Tensor
+    """(B,N,A), without gradient: what `Llava.anchor` gives."""
     layers: tuple[Tensor, ...] = ()
     """Each (B,T,D): the embeddings, then the output of every layer; empty unless asked for."""
     image: slice
@@ -174,24 +81,49 @@ class Llava(nn.Module):
             self.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
-        self.register_buffer("mean", torch.tensor(MEAN, device="cpu").view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD, device="cpu").view(1, 3, 1, 1), persistent=False)
+        mean, std = NORMALISATION[config.tower]
+        self.register_buffer("mean", torch.tensor(mean, device="cpu").view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     @property
     def width(self) -> int:
         """Channels of the language model's states."""
         return int(self.model.config.text_config.hidden_size)
 
+    @property
+    def anchor_width(self) -> int:
+        """Channels of `anchor`."""
+        sizes = self.model.config.vision_config
+        return int(sizes.num_channels if self.config.forensic else sizes.hidden_size)
+
+    @property
+    def side(self) -> int:
+        """Image tokens in a row; they lie on a square."""
+        return self.config.image_size // self.config.patch
+
+    def region(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Part (top, left, bottom, right) of an image of `size` (H,W) that `prepared` shows, as shares of its sides."""
+        if self.config.forensic or self.config.tower == "siglip":
+            return 0.0, 0.0, 1.0, 1.0
+        height, width = size
+        rows, columns = min(1.0, width / height), min(1.0, height / width)
+        return (1 - rows) / 2, (1 - columns) / 2, (1 + rows) / 2, (1 + columns) / 2
+
     def prepared(self, image: Tensor) -> Tensor:
         """What the vision tower sees of `image` (B,3,H,W) in [0,1], any size.
 
-        Forensic tokens (B,C,g,g) of the whole image; or pixels (B,3,S,S): the short side brought to S (bicubic), the
-        centre cut out, normalised. Source: CLIP's image processor, which LISA and SIDA use.
+        Forensic tokens (B,C,g,g) of the whole image; or pixels (B,3,S,S), normalised. CLIP: the short side brought to
+        S (bicubic), the centre cut out; SigLIP: both sides brought to S (bilinear). Source: their image processors in
+        transformers; LISA and SIDA use CLIP's.
         """
         size = self.config.image_size
         if self.forensic is not None:
             return seen.tokens(self.forensic, self.memory, image, size)
         height, width = image.shape[2:]
+        if self.config.tower == "siglip":
+            if (height, width) != (size, size):
+                image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+            return (image - self.mean) / self.std
         scale = size / min(height, width)
         shape = (max(size, round(height * scale)), max(size, round(width * scale)))
         if shape != (height, width):
@@ -201,8 +133,16 @@ class Llava(nn.Module):
 
     def features(self, shown: Tensor) -> Tensor:
         """(B,N,C) of the vision tower, row by row, for what `prepared` gives."""
-        out = self.model.model.vision_tower(shown, output_hidden_states=True)
-        return out.hidden_states[self.config.feature_layer][:, 1:]
+        return self._patches(self._tower(shown)[self.config.feature_layer])
+
+    @torch.no_grad()
+    def anchor(self, shown: Tensor) -> Tensor:
+        """(B,N,A): what stays as it is, however the language model learns, for what `prepared` gives.
+
+        The patches of the vision tower's penultimate layer; where the tower reads forensic tokens, those tokens.
+        Source: AAP, Eq. 1. ANCHOR_REASON
+        """
+        return self._anchor(shown, () if self.config.forensic else self._tower(shown))
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no start and no end."""
@@ -237,7 +177,8 @@ class Llava(nn.Module):
 
     def run(self, shown: Tensor, ids: Tensor, layers: bool = False) -> States:
         """One pass over `ids` (B,T) with the image `shown` (as `prepared` gives it)."""
-        vision = self.features(shown)
+        tower = self._tower(shown)
+        vision = self._patches(tower[self.config.feature_layer])
         inputs = self.embedded(ids, vision)
         # meta tensors (counting) have no values from which transformers could tell that no mask is needed
         mask = torch.ones(1, 1, *2 * ids.shape[1:], dtype=torch.bool, device="meta") if inputs.is_meta else None
@@ -245,7 +186,8 @@ class Llava(nn.Module):
             inputs_embeds=inputs, attention_mask=mask, output_hidden_states=layers, use_cache=False
         )
         kept = tuple(out.hidden_states) if layers else ()
-        return States(last=out.last_hidden_state, vision=vision, layers=kept, image=self._image())
+        anchor = self._anchor(shown, tower)
+        return States(last=out.last_hidden_state, vision=vision, anchor=anchor, layers=kept, image=self._image())
 
     def logits(self, states: Tensor) -> Tensor:
         """(...,D) last states to (...,V)."""
@@ -342,6 +284,19 @@ class Llava(nn.Module):
         seen.keep(directory, "llava", self.config, self.model.config, self.forensic)
         words.save(self.tokenizer, directory / "tokenizer")
 
+    def _tower(self, shown: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.model.vision_tower(shown, output_hidden_states=True).hidden_states)
+
+    def _patches(self, hidden: Tensor) -> Tensor:
+        return hidden[:, 1:] if self.config.tower == "clip" else hidden
+
+    def _anchor(self, shown: Tensor, tower: tuple[Tensor, ...]) -> Tensor:
+        if not self.config.forensic:
+            return self._patches(tower[-2]).detach()
+        if self.config.patch > 1:
+            shown = F.avg_pool2d(shown, self.config.patch)
+        return shown.flatten(2).transpose(1, 2)
+
     @property
     def _pad(self) -> int:
         token = self.tokenizer.pad_token_id
@@ -350,100 +305,3 @@ class Llava(nn.Module):
     def _image(self) -> slice:
         before = 1 + len(self.encode(self.config.template.split(IMAGE)[0]))
         return slice(before, before + self.config.tokens)
-
-
-def three_classes(label: Tensor, mask: Tensor) -> Tensor:
-    """(B,) of `REAL`, `SYNTHETIC`, `TAMPERED`: label 0; label 1 with a mask of ones everywhere; everything else."""
-    everywhere = mask.flatten(1).min(dim=1).values > 0.5
-    tampered = torch.where(everywhere, SYNTHETIC, TAMPERED)
-    return torch.where(label == 0, REAL, tampered)
-
-
-def answer(kind: int, mask: Tensor) -> str:
-    """What is to be said of an image of class `kind` with `mask` (1,H,W)."""
-    if kind != TAMPERED:
-        return VERDICTS[kind]
-    shares = F.adaptive_avg_pool2d(mask[None].float(), 3).flatten()
-    named = [place for place, share in zip(PLACES, shares.tolist(), strict=True) if share >= SHARE]
-    return f"{VERDICTS[TAMPERED]} {', '.join(named or [PLACES[int(shares.argmax())]])}."
-
-
-def verdict(text: str) -> int | None:
-    """The class an answer names: the first of the words real, synthetic, tampered in it; None without any."""
-    known = {"real": REAL, "synthetic": SYNTHETIC, "tampered": TAMPERED}
-    said = [known[piece.strip().lower()] for piece in words.pieces(text) if piece.strip().lower() in known]
-    return said[0] if said else None
-
-
-def texts() -> list[str]:
-    """All that the small tokenizer knows the words of."""
-    return [*INSTRUCTIONS, *VERDICTS, *PLACES, *FURTHER, *explanations.vocabulary()]
-
-
-def build(config: Config, assets: Mapping[str, Path]) -> Llava:
-    """LLaVA for `config`.
-
-    Assets: `checkpoint`, a local directory in the official format, whose sizes are taken; `run`, a saved directory,
-    whose sizes and tokenizer are; `forensic`, the backbone whose tokens are seen. Without any: random, with the small
-    tokenizer.
-    """
-    saved = seen.architecture(assets, "llava")
-    config = seen.config(Config, assets, "llava") if saved else config
-    traces = seen.forensic_of(assets) if config.forensic else None
-    if "checkpoint" in assets:
-        model = _official(assets["checkpoint"])
-        sizes = model.config.vision_config
-        config = replace(
-            config,
-            image_size=sizes.image_size,
-            patch=sizes.patch_size,
-            feature_layer=model.config.vision_feature_layer,
-        )
-        return Llava(config, words.load(assets["checkpoint"]), traces, model)
-    tokenizer = words.load(assets["run"] / "tokenizer") if saved else words.build(texts(), [IMAGE])
-    return Llava(config, tokenizer, traces, _fresh(config, tokenizer, traces, saved))
-
-
-def _official(directory: Path) -> Any:
-    from transformers import LlavaForConditionalGeneration
-
-    return LlavaForConditionalGeneration.from_pretrained(str(directory), local_files_only=True)
-
-
-def _fresh(config: Config, tokenizer: Any, traces: forensic.Forensic | None, saved: dict[str, Any] | None) -> Any:
-    """A random model of the sizes in `config`, or of those once saved."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    if saved:
-        return LlavaForConditionalGeneration(LlavaConfig.from_dict(saved))
-    vision = CLIPVisionConfig(
-        hidden_size=config.vision_width,
-        intermediate_size=config.vision_mlp,
-        num_hidden_layers=config.vision_layers,
-        num_attention_heads=config.vision_heads,
-        num_channels=3 if traces is None else traces.width,
-        image_size=config.image_size,
-        patch_size=config.patch,
-    )
-    text = LlamaConfig(
-        vocab_size=max(config.vocabulary, len(tokenizer)),
-        hidden_size=config.width,
-        intermediate_size=config.mlp,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        max_position_embeddings=config.positions,
-        initializer_range=config.init,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=vision,
-            text_config=text,
-            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-            image_seq_length=config.tokens,
-            vision_feature_layer=config.feature_layer,
-            vision_feature_select_strategy="default",
-        )
-    )
