@@ -24,8 +24,6 @@ import json
 import multiprocessing
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -38,26 +36,16 @@ from unforge.provenance.config import Search
 from unforge.tokenizers.multiscale import MultiScale
 from unforge.tokenizers.quantizers import nearest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.turns import Times, in_turn
+
 SIZE = 256
 PARTS = ("llamagen", "var", "nearest", "search")
 GOALS = {("quant_loss", "reconstruction"): 0.40, ("quant_loss", "aedr"): 0.20, ("signals", "aedr"): 1.05}
 NEAREST_GOAL, MEMORY_GOAL = 1.3, 0.8
 CODES, CHANNELS, FEATURES = 16384, (8, 32), (576, 2304)
 """Features: the places of one LlamaGen image of 384 px, and of four."""
-Times = dict[str, list[float]]
-
-
-def in_turn(calls: dict[str, Callable[[], object]], rounds: int) -> Times:
-    """CPU seconds of each call in each round; the round before them warms up. The first of a round changes."""
-    times: Times = {name: [] for name in calls}
-    names = list(calls)
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            begin = time.process_time()
-            calls[name]()
-            if turn:
-                times[name].append(time.process_time() - begin)
-    return times
 
 
 def report(figure: str, unit: str, values: list[float], goal: float | None, at_least: bool = False) -> bool:

@@ -19,29 +19,18 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from unforge import methods
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.turns import Times, in_turn
+
 SIZE, MASKS = 256, 16
-Times = dict[str, list[float]]
-
-
-def in_turn(calls: dict[str, Callable[[], object]], rounds: int) -> Times:
-    """CPU seconds of each call in each round; the round before them warms up. The first of a round changes."""
-    times: Times = {name: [] for name in calls}
-    names = list(calls)
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            begin = time.process_time()
-            calls[name]()
-            if turn:
-                times[name].append(time.process_time() - begin)
-    return times
 
 
 def report(figure: str, times: Times, fast: str, slow: str, units: float, unit: str, goal: float | None) -> bool:
