@@ -16,14 +16,10 @@ import yaml
 
 from unforge import assets, datasets, origins, paths, perturbations, profiles, specs
 from unforge import demand as demands
+from unforge.assets import is_real
 from unforge.dag import Stage
 
 HEADER = "# Written by `unforge catalogue`: change papers/, profiles/ or the code instead.\n"
-
-
-def is_real(dataset: str) -> bool:
-    """Whether the real set was added (`data/raw/<dataset>/SOURCE.json`)."""
-    return bool(paths.read_json(paths.root() / paths.raw(dataset) / "SOURCE.json")["source"] == "real")
 
 
 def obtainable(demand: demands.Demand, profile: profiles.Profile) -> demands.Demand:
@@ -62,12 +58,12 @@ def shared_stages(profile: profiles.Profile, demand: demands.Demand) -> list[Sta
     name = profile.name
     stages = _pool(name) if profile.stand_ins else []
     members = {m for p in demand.protocols for m in assets.members(p)}
-    for dataset in sorted({*demand.testsets, *demand.pools, *members}):
-        stages.append(_ingest(profile, dataset))
+    sets = sorted({*demand.testsets, *demand.pools, *members})
+    stages += [_ingest(profile, dataset) for dataset in sets]
     stages += [_ingest(profile, dataset, made=True) for dataset in assets.sets(demand, profile)]
     stages += assets.stages(profile, demand)
     about = origins.generators(profile, demand)
-    stages += [*origins.shared_stages(profile, demand), *about]
+    stages += [*origins.shared_stages(profile, demand, origins.of_sets(profile, sets)), *about]
     for protocol in sorted(demand.protocols):
         testsets = sorted(demand.testsets)
         stages.append(
@@ -186,7 +182,10 @@ def _ingest(profile: profiles.Profile, dataset: str, made: bool = False) -> Stag
     if made or not is_real(dataset):
         deps.append(str(paths.shards(name, "photos")))
         modules.append("unforge.forgeries")
-        if {"regenerated", "generated"} & set(getattr(module.STAND_IN, "kinds", ())):
+        if generator := getattr(module, "GENERATOR", ""):
+            modules.append(f"unforge.tokenizers.{generator}")
+            deps += [str(paths.codebook(name, generator)), str(paths.shards(name, paths.generated(generator)))]
+        elif {"regenerated", "generated"} & set(getattr(module.STAND_IN, "kinds", ())):
             modules.append("unforge.backbones.autoencoder")
             deps.append(str(paths.backbone(name, "autoencoder")))
     return Stage(
@@ -209,8 +208,9 @@ def run_stages(profile: profiles.Profile, run_name: str, run: demands.Run) -> li
     method = f"unforge.methods.{run.method}"
     places = assets.paths_of(run, name)
     expert = run.assets.get("expert")
-    # an expert's method is loaded by name: it is in no import statement
+    # what a run builds on is loaded by name: it is in no import statement
     used = [method, *([f"unforge.methods.{_method(expert)}"] if expert else [])]
+    used += [f"unforge.backbones.{run.assets[role]}" for role in assets.BACKBONES if role in run.assets]
     train_deps = list(places.values())
     learnt = list(used)
     if run.protocol and "run" not in places:
@@ -271,8 +271,10 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
         base = str(paths.table(name, f"{paper}.{entry}"))
         families = {panel.perturbation for panel in spec.panels} if isinstance(spec, specs.Figure) else set()
         codebooks = [spec.codebook] if isinstance(spec, specs.Figure) and spec.codebook else []
+        logs = [run for run in demands.logged(paper, entry, profile) if run in demand.runs]
         used = [f"unforge.perturbations.{family}" for family in sorted(families)]
-        used += [f"unforge.datasets.{spec.protocol}"] if spec.protocol else []
+        protocols = spec.protocols() if isinstance(spec, specs.Table) else filter(None, [spec.protocol])
+        used += [f"unforge.datasets.{protocol}" for protocol in protocols]
         # of the other tables only the number of seeds matters, which is in `deps` as the runs' scores
         files = (f"{folder}/paper.yaml", f"{folder}/{entry}.yaml", f"{folder}/claims.yaml")
         stages.append(
@@ -286,6 +288,7 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
                         {str(paths.scores(name, run)) for run in runs}
                         | {str(paths.counts(name, method)) for method in counts}
                         | {str(paths.codebook(name, codebook)) for codebook in codebooks}
+                        | {str(paths.run(name, run)) for run in logs}
                     )
                 ),
                 files=tuple(file for file in files if (paths.root() / file).is_file()),

@@ -27,7 +27,7 @@ def cells(profile: profiles.Profile) -> pa.Table:
                     cell = tables.cell(paper, name, table, row, column, _unmeasured(profile, table, row, column))
                     known = built.get((row.id, column))
                     if known is not None and all(known.get(key) == cell[key] for key in _FIXED):
-                        cell = {**known, "row_label": cell["row_label"], "column_label": cell["column_label"]}
+                        cell = {**cell, **known, "row_label": cell["row_label"], "column_label": cell["column_label"]}
                     elif built and row.method is not None:
                         cell["note"] = "the table was built from another YAML"
                     found.append(cell)
@@ -44,7 +44,9 @@ def _unmeasured(profile: profiles.Profile, table: specs.Table, row: specs.Row, c
         return tables.Value()
     if table.own(row, column):
         return tables.OWN
-    parts = [tables.missing(profile, table.protocol or "", t, row.origin) for t in table.testsets(column)]
+    if column not in table.measured(row):
+        return tables.Value()
+    parts = [tables.missing(profile, protocol, t, row.origin) for t, protocol in table.trained(column).items()]
     return max(parts, key=lambda part: tables.STATUSES.index(part.status))
 
 

@@ -159,7 +159,7 @@ def _compared(
         difference=found.value,
         ci_low=found.ci_low,
         ci_high=found.ci_high,
-        scale="+".join(sorted(scales)),
+        scale="+".join(sorted(filter(None, scales))),
         n=found.n,
         n_seeds=found.n_seeds,
         data=data.pop() if len(data) == 1 else "mixed",
@@ -183,9 +183,10 @@ def text(table: pa.Table) -> str:
     rows = table.to_pylist()
     lines = ["# Claims", ""]
     for paper in dict.fromkeys(row["paper"] for row in rows):
+        percent = in_percent(paper)
         lines += [f"## {specs.paper(paper).title.strip()}", ""]
         lines += ["| claim | line | left | right | difference | verdict | on | note |", "| --- " * 8 + "|"]
-        lines += [_line(row) for row in rows if row["paper"] == paper]
+        lines += [_line(row, row["claim"] in percent) for row in rows if row["paper"] == paper]
         lines.append("")
     lines.append(
         "Difference: left minus right [95 % interval]. Line: of the paper's text; none for a comparison we add."
@@ -193,9 +194,16 @@ def text(table: pa.Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def in_percent(paper: str) -> set[str]:
+    """The claims of a paper whose numbers its tables print in percent."""
+    known = specs.tables(paper)
+    sides = {claim_id: claim.left for claim_id, claim in specs.claims(paper).items()}
+    return {claim_id for claim_id, side in sides.items() if known[side.table].in_percent(side.columns[0])}
+
+
+def _line(row: Mapping[str, Any], percent: bool) -> str:
     def shown(value: float | None) -> str:
-        return "" if value is None else notation.show(value, row["metric"])
+        return "" if value is None else notation.show(value, row["metric"], percent)
 
     difference = shown(row["difference"])
     if row["ci_low"] is not None and row["ci_high"] is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from unforge import paths, perturbations, profiles, specs
 
@@ -67,8 +67,9 @@ def seeds(paper: str, profile: profiles.Profile) -> dict[tuple[str, str, str], i
             if table.columns[side.columns[0]].is_count or row.method is None or row.origin:
                 continue
             number = claim.seeds if most is None else min(claim.seeds, int(most))
-            key = (table.protocol or "", row.method, row.variant)
-            found[key] = max(found.get(key, 1), number)
+            for protocol in {p for column in side.columns for p in table.trained(column).values()}:
+                key = (protocol, row.method, row.variant)
+                found[key] = max(found.get(key, 1), number)
     return found
 
 
@@ -83,11 +84,10 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
             counts |= {want.method} if want.counted else set()
             if not want.origin:
                 compared |= {base(testset) for testset in want.testsets}
-            for seed in range(number.get((want.protocol, want.method, want.variant), 1) if want.testsets else 0):
-                name = specs.run_name(paper, want.protocol, want.method, want.variant, seed)
+            for name, seed in _named(want, number):
                 known = runs.get(name)
                 runs[name] = Run(
-                    paper=paper,
+                    paper=want.paper,
                     protocol=want.protocol,
                     method=want.method,
                     variant=want.variant,
@@ -95,7 +95,7 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
                     testsets=tuple(sorted({*want.testsets, *(known.testsets if known else ())})),
                     origin=want.origin,
                     costly=_afforded(want, profile) | (known.costly if known else frozenset()),
-                    assets={} if want.origin else _assets(paper, want, seed),
+                    assets={} if want.origin else _assets(want, seed),
                 )
     for run in list(runs.values()):
         _with_experts(run, runs)
@@ -121,8 +121,9 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
     )
 
 
-def _assets(paper: str, want: _Want, seed: int) -> dict[str, str]:
+def _assets(want: _Want, seed: int) -> dict[str, str]:
     """Names of what a run builds on: an expert's run is of seed 0, one whose weights are taken of the same seed."""
+    paper = want.paper
     own = specs.paper(paper)
     found = dict(own.of(want.method, want.variant))
     for role, chosen in (("expert", 0), ("run", seed)):
@@ -144,10 +145,10 @@ def _with_experts(run: Run, runs: dict[str, Run]) -> None:
         _, protocol, part, seed = name.split("/")
         method, _, variant = part.rpartition("-")
         method, variant = method or specs.paper(run.paper).method, "" if variant == "full" else variant
-        want = _Want(entry="", protocol=protocol, method=method, variant=variant, testsets=(), counted=False)
+        want = _Want(entry="", paper=run.paper, protocol=protocol, method=method, variant=variant)
         runs[name] = Run(
             paper=run.paper, protocol=protocol, method=method, variant=variant, seed=int(seed[1:]), testsets=(),
-            assets=_assets(run.paper, want, int(seed[1:])),
+            assets=_assets(want, int(seed[1:])),
         )  # fmt: skip
         _with_experts(runs[name], runs)
 
@@ -155,14 +156,27 @@ def _with_experts(run: Run, runs: dict[str, Run]) -> None:
 def needs(paper: str, entry: str, profile: profiles.Profile) -> list[str]:
     """Names of the runs whose scores a table or figure (`table_2`, `figure_6`) reads, baselines included."""
     number = seeds(paper, profile)
-    found = [
-        specs.run_name(paper, want.protocol, want.method, want.variant, seed)
-        for want in _wants(paper)
-        if want.entry == entry and want.testsets
-        for seed in range(number.get((want.protocol, want.method, want.variant), 1))
-    ]
-    plain = [want for want in _wants(paper) if want.entry == entry and want.testsets and not want.origin]
+    scored = [want for want in _wants(paper) if want.entry == entry and want.testsets]
+    found = {name for want in scored for name, _ in _named(want, number)}
+    plain = [want for want in scored if not want.origin and not want.pictures]
     return sorted({*found, *(baseline_name(variant) for variant in BASELINES.values() if plain)})
+
+
+def logged(paper: str, entry: str, profile: profiles.Profile) -> list[str]:
+    """Names of the runs whose training log a figure reads."""
+    number = seeds(paper, profile)
+    return sorted(
+        {name for want in _wants(paper) if want.entry == entry and want.log for name, _ in _named(want, number)}
+    )
+
+
+def _named(want: _Want, number: Mapping[tuple[str, str, str], int]) -> list[tuple[str, int]]:
+    """Names and seeds of the runs that a row asks for."""
+    many = number.get((want.protocol, want.method, want.variant), 1) if want.testsets or want.log else 0
+    return [
+        (specs.run_name(want.paper, want.protocol, want.method, want.variant, seed), seed)
+        for seed in range(1 if want.log else many)
+    ]
 
 
 def counts_needed(paper: str, entry: str) -> list[str]:
@@ -194,11 +208,17 @@ class _Want:
     """One row of a table, or one series of a figure, as demand."""
 
     entry: str
+    paper: str
+    """Whose run it is."""
     protocol: str
     method: str
     variant: str
-    testsets: tuple[str, ...]
-    counted: bool
+    testsets: tuple[str, ...] = ()
+    counted: bool = False
+    log: bool = False
+    """What was measured while it trained is wanted, of the first seed."""
+    pictures: bool = False
+    """Single images are shown: no constant prediction stands beside them."""
     origin: str = ""
     costly: frozenset[tuple[str, str]] = frozenset()
 
@@ -211,7 +231,7 @@ def _afforded(want: _Want, profile: profiles.Profile) -> frozenset[tuple[str, st
     return frozenset(pair for pair in want.costly if pair[0] in listed)
 
 
-def _told(entry: str, table: specs.Table, row: specs.Row, counted: bool) -> _Want:
+def _told(paper: str, entry: str, table: specs.Table, row: specs.Row, counted: bool) -> _Want:
     """Positives and negatives of one provenance row, and where a costly signal is asked for."""
     assert row.method is not None
     pairs = set()
@@ -221,6 +241,7 @@ def _told(entry: str, table: specs.Table, row: specs.Row, counted: bool) -> _Wan
             pairs |= {(signal, testset) for testset in (*table.testsets(name), table.positives(row, name))}
     return _Want(
         entry=entry,
+        paper=paper,
         protocol=row.origin,
         method=row.method,
         variant=row.variant,
@@ -234,33 +255,38 @@ def _told(entry: str, table: specs.Table, row: specs.Row, counted: bool) -> _Wan
 def _wants(paper: str) -> list[_Want]:
     found = []
     for name, table in specs.tables(paper).items():
-        testsets = {testset for column in table.columns for testset in table.testsets(column)}
         counted = any(column.is_count for column in table.columns.values())
         for row in table.rows:
             if row.method is not None and row.origin:
-                found.append(_told(name, table, row, counted))
+                found.append(_told(paper, name, table, row, counted))
             elif row.method is not None:
-                found.append(
-                    _Want(
-                        entry=name,
-                        protocol=table.protocol or "",
-                        method=row.method,
-                        variant=row.variant,
-                        testsets=tuple(sorted(testsets)),
-                        counted=counted,
-                    )
-                )
+                found += _measured(paper, name, table, row, counted)
     for name, figure in specs.figures(paper).items():
         testsets = {*figure.testsets, *(testset for panel in figure.panels for _, testset in levels(panel))}
         for series in figure.series:
-            found.append(
-                _Want(
-                    entry=name,
-                    protocol=figure.protocol or "",
-                    method=series.method,
-                    variant=series.variant,
-                    testsets=tuple(sorted(testsets)),
-                    counted=False,
-                )
+            want = _Want(
+                entry=name,
+                paper=paper,
+                protocol=figure.protocol or "",
+                method=series.method,
+                variant=series.variant,
+                testsets=tuple(sorted(testsets)),
+                pictures=figure.kind in ("states", "samples"),
             )
+            found += [want] + ([replace(want, testsets=(), log=True)] if figure.kind == "dynamics" else [])
     return found
+
+
+def _measured(paper: str, entry: str, table: specs.Table, row: specs.Row, counted: bool) -> list[_Want]:
+    """One row of a table, for each protocol by which its runs are trained."""
+    by_protocol: dict[str, set[str]] = {}
+    for column in table.measured(row):
+        for testset, protocol in table.trained(column).items():
+            by_protocol.setdefault(protocol, set()).add(testset)
+    assert row.method is not None
+    want = _Want(entry=entry, paper=row.of or paper, protocol="", method=row.method, variant=row.variant)
+    scored = [
+        replace(want, protocol=protocol, testsets=tuple(sorted(testsets)))
+        for protocol, testsets in sorted(by_protocol.items())
+    ]
+    return scored + [replace(want, counted=True)] * counted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unforge import demand, paths, profiles, specs, tables
+from unforge import demand, paths, pictures, profiles, specs, tables
 from unforge.tables import CELLS, Reader, Value
 
 POINTS = pa.schema(
@@ -31,7 +31,12 @@ POINTS = pa.schema(
 )
 """One row per point of a figure. Curves: a panel for each perturbation, `level` in its module's units. By type: a panel
 for each kind of forgery, `level` 0 or the number in the signal's name. Codebook: panels `usage` (`level`: rank of the
-code, `measured`: its share) and `similar` (IoU of two masks, share of their tokens that differ)."""
+code, `measured`: its share) and `similar` (IoU of two masks, share of their tokens that differ). Dynamics: a panel for
+each run, a series for each class, `level` the step; panel `final`: after training, on test images."""
+
+SCHEMAS = {"states": pictures.STATE_COLUMNS, "samples": pictures.SAMPLE_COLUMNS}
+"""What the points of some kinds have beside `POINTS`: a panel for each run, a series for each class, or for each part
+of the sample number `level`."""
 
 KINDS = ("splice", "copy_move", "removal", "regenerated")
 """Kinds of forgery that are told apart, in the order of the papers' figures."""
@@ -39,6 +44,7 @@ BINS = 10
 """Bins of [0,1] in which pairs of masks are gathered."""
 
 Numbers = Mapping[tuple[str, str, str], int]
+Maker = Callable[[str, specs.Figure, Numbers, Reader], Iterator[dict[str, Any]]]
 
 
 def build(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
@@ -48,12 +54,21 @@ def build(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
         raise ValueError(f"{paper} has no figure{specs.near(name, figures)}")
     figure = figures[name]
     reader = Reader(profile=profile)
-    makers = {"curves": _curves, "by_type": _by_type, "signals_by_type": _signals, "codebook": _codebook}
+    makers: dict[str, Maker] = {
+        "curves": _curves,
+        "by_type": _by_type,
+        "signals_by_type": _signals,
+        "codebook": _codebook,
+        "dynamics": pictures.dynamics,
+        "states": pictures.states_in_a_plane,
+        "samples": pictures.samples,
+    }
     points = [
         {"paper": paper, "figure": name, "protocol": figure.protocol or "", **point}
         for point in makers[figure.kind](paper, figure, demand.seeds(paper, profile), reader)
     ]
-    return pa.Table.from_pylist(points, schema=tables.with_meta(POINTS, paper, name, profile, reader))
+    schema = pa.schema([*POINTS, *SCHEMAS.get(figure.kind, ())])
+    return pa.Table.from_pylist(points, schema=tables.with_meta(schema, paper, name, profile, reader))
 
 
 def _curves(paper: str, figure: specs.Figure, number: Numbers, reader: Reader) -> Iterator[dict[str, Any]]:

@@ -76,12 +76,13 @@ def text(table: pa.Table) -> str:
     """The rows as Markdown."""
     lines = ["# Generators", "", "| " + " | ".join(TITLES) + " |", "| --- " * len(TITLES) + "|"]
     for row in table.to_pylist():
-        lines.append("| " + " | ".join(_shown(row[name]) for name in SCHEMA.names) + " |")
+        lines.append("| " + " | ".join(shown(row[name]) for name in SCHEMA.names) + " |")
     note = "PSNR in dB and bits are measured on views of photographs that were not learnt from."
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def _shown(value: str | float | None) -> str:
+def shown(value: str | float | None) -> str:
+    """A value of a row for people; nothing for one that is not there."""
     if value is None:
         return ""
     return value if isinstance(value, str) else f"{value:.4g}"

@@ -11,7 +11,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unforge import metrics, paths, scores, shards
+from unforge.metrics.class_acc import CLASSES
 from unforge.report import overlays
 
 UNSAFE = frozenset({"EPS"})
@@ -27,13 +28,14 @@ UNSAFE = frozenset({"EPS"})
 
 
 def inspect(images: list[Path], run_dir: Path, out_dir: Path) -> list[dict[str, Any]]:
-    """Write NAME.overlay.png, NAME.mask.png (probability, 0-255) and NAME.json into `out_dir` for each image.
+    """Write NAME.overlay.png, NAME.mask.png (probability, 0-255) and NAME.json into `out_dir` for each image, and
+    NAME.heat.png for a method that has one heat map of the whole image.
 
     The pixels are those a viewer shows: the EXIF orientation is applied. One row per image, in order, as in its
     JSON: file, sha256, width, height, score (the method's own, or else the mask's largest value),
-    manipulated_share (of the area, probability above 0.5), run, method, variant, scale, statement, text and
-    class_probs where the method gives them, and the names of the files written. A row of an image that could not be
-    read has `error` instead of results.
+    manipulated_share (of the area, probability above 0.5), run, method, variant, scale, statement, text, class_probs
+    and the most probable class where the method gives them, and the names of the files written. A row of an image that
+    could not be read has `error` instead of results.
 
     Raises FileNotFoundError when the run is not there.
     """
@@ -55,7 +57,9 @@ def inspect(images: list[Path], run_dir: Path, out_dir: Path) -> list[dict[str, 
             try:
                 data = read(path)
                 image = decode(data, evaluate.MAX_PIXELS)
-                prediction = method.predict(evaluate.to_tensor(image, torch.device("cpu")))
+                # a method that declares no map is not asked for extras
+                wanted = {"extras": True} if evaluate.ATTENTION in getattr(method, "EXTRAS", ()) else {}
+                prediction = method.predict(evaluate.to_tensor(image, torch.device("cpu")), **wanted)
                 probability = evaluate.restore(prediction.mask, image.shape[:2])
                 score = None if prediction.score is None else float(prediction.score)
             except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -66,9 +70,11 @@ def inspect(images: list[Path], run_dir: Path, out_dir: Path) -> list[dict[str, 
                 row["text"] = prediction.text[0]
             if prediction.class_probs is not None:
                 row["class_probs"] = prediction.class_probs[0].float().tolist()
+                row["class"] = named(row["class_probs"])
             if score is None and probability is not None:
                 score = float(probability.max())
-            rows.append(row | _write(out_dir, name, image, probability, score))
+            heat = heat_map(prediction.extras.get(evaluate.ATTENTION))
+            rows.append(row | _write(out_dir, name, image, probability, score, heat))
             with paths.writing_file(out_dir / f"{name}.json") as temporary:
                 paths.write_json(temporary, rows[-1])
     return rows
@@ -107,14 +113,29 @@ def echo(rows: Iterable[Mapping[str, Any]], write: Callable[[str], Any]) -> None
         if row.get("error"):
             write(f"{file}: not inspected: {printable(row['error'])}")
             continue
-        parts = [f"score {row['score']:.3f}"] if row["score"] is not None else []
+        parts = [f"class {row['class']} ({max(row['class_probs']):.2f})"] if row.get("class") else []
+        parts += [f"score {row['score']:.3f}"] if row["score"] is not None else []
         if row["manipulated_share"] is not None:
             parts.append(f"{100 * row['manipulated_share']:.1f} % of the area above 0.5")
         parts.append(f"see {row['overlay']}" if row["overlay"] else "no map")
+        parts += [f"heat map {row['heat']}"] if row.get("heat") else []
         write(f"{file}: {', '.join(parts)}")
         if row.get("text"):
             lines = [printable(line) for line in row["text"].splitlines()]
             write("  it wrote: " + "\n            ".join(lines))
+
+
+def named(probabilities: Sequence[float]) -> str | None:
+    """The most probable of the three classes; None for another number of classes, which have no names here."""
+    return CLASSES[int(np.argmax(probabilities))] if len(probabilities) == len(CLASSES) else None
+
+
+def heat_map(attention: Any) -> np.ndarray | None:
+    """(h, w) map of the one anchor of `attention` (1, 1, 1, h, w); None for several, of which each has a map of its
+    own, and for none."""
+    if attention is None or tuple(attention.shape[:3]) != (1, 1, 1):
+        return None
+    return np.asarray(attention[0, 0, 0].float().cpu().numpy())
 
 
 def decode(data: bytes, max_pixels: int) -> np.ndarray:
@@ -154,17 +175,25 @@ def read(path: Path) -> bytes:
 
 
 def _write(
-    out_dir: Path, name: str, image: np.ndarray, probability: np.ndarray | None, score: float | None
+    out_dir: Path,
+    name: str,
+    image: np.ndarray,
+    probability: np.ndarray | None,
+    score: float | None,
+    heat: np.ndarray | None,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"score": score, "manipulated_share": None, "overlay": None, "mask": None}
-    if probability is None:
-        return found
-    pictures = {"overlay": overlays.overlay(image, probability), "mask": np.rint(probability * 255).astype(np.uint8)}
+    pictures = {} if heat is None else {"heat": overlays.heat(image, heat)}
+    if probability is not None:
+        mask = np.rint(probability * 255).astype(np.uint8)
+        pictures |= {"overlay": overlays.overlay(image, probability), "mask": mask}
     for kind, picture in pictures.items():
         found[kind] = f"{name}.{kind}.png"
         with paths.writing_file(out_dir / found[kind]) as temporary:
             temporary.write_bytes(shards.encode_png(picture))
-    return found | {"manipulated_share": float((probability > scores.THRESHOLD).mean())}
+    if probability is not None:
+        found["manipulated_share"] = float((probability > scores.THRESHOLD).mean())
+    return found
 
 
 def _names(images: Iterable[Path], out_dir: Path) -> list[str]:
@@ -177,7 +206,8 @@ def _names(images: Iterable[Path], out_dir: Path) -> list[str]:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._-")[:80] or "image"
         number, name = 1, stem
         while name.casefold() in taken or inputs & {
-            os.path.realpath(out_dir / f"{name}.{end}").casefold() for end in ("overlay.png", "mask.png", "json")
+            os.path.realpath(out_dir / f"{name}.{end}").casefold()
+            for end in ("overlay.png", "mask.png", "heat.png", "json")
         }:
             number += 1
             name = f"{stem}-{number}"

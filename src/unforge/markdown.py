@@ -76,7 +76,7 @@ def _conditions(cells: list[dict[str, Any]], profile: str) -> str:
     if not measured:
         return f"Profile `{profile}`."
     data = ", ".join(sorted({cell["data"].replace("_", "-") for cell in measured}))
-    scale = ", ".join(sorted({cell["scale"] for cell in measured}))
+    scale = ", ".join(sorted({cell["scale"] for cell in measured if cell["scale"]}))
     numbers = sorted({cell["n_seeds"] for cell in measured})
     many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     return f"Profile `{profile}`: {scale} scale, data {data}, seeds per run {many}."
@@ -86,17 +86,23 @@ def _shown(cell: Mapping[str, Any]) -> str:
     printed = f"p {escape(cell['printed'])}" if cell["printed"] else ""
     if cell["measured"] is None:
         return " ".join(part for part in (MARKS[cell["status"]], printed) if part)
-    text = notation.show(cell["measured"], cell["metric"])
-    if cell["ci_low"] is not None and cell["ci_high"] is not None:
-        text += f" [{notation.show(cell['ci_low'], cell['metric'])}, {notation.show(cell['ci_high'], cell['metric'])}]"
+    text, low, high = (
+        None if cell[name] is None else notation.show(cell[name], cell["metric"], bool(cell["percent"]))
+        for name in ("measured", "ci_low", "ci_high")
+    )
+    text = str(text)
+    if low is not None and high is not None:
+        text += f" [{low}, {high}]"
     text += f" {MARKS[cell['status']]}"
     return f"{text}<br>{printed}" if printed else text
 
 
 def _same(cells: list[dict[str, Any]], column: str, key: str, block: str) -> str:
     """A baseline of a column when all its cells in a block agree on it."""
-    values = {c[key] for c in cells if c["column"] == column and c["block"] == block and c[key] is not None}
-    return notation.show(values.pop(), "") if len(values) == 1 else ""
+    of_column = [c for c in cells if c["column"] == column and c["block"] == block]
+    values = {c[key] for c in of_column if c[key] is not None}
+    percent = any(c["percent"] and not notation.in_percent(c["metric"]) for c in of_column)
+    return notation.show(values.pop(), "", percent) if len(values) == 1 else ""
 
 
 def _line(parts: Iterable[str]) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-_NUMBER = re.compile(r"(?P<digits>-?\d+(?:\.\d+)?)(?P<unit>[MG]?)")
+_NUMBER = re.compile(r"(?P<digits>-?\d+(?:\.\d+)?)(?P<unit>[MG%]?)(?:\((?P<gain>[+-]\d+(?:\.\d+)?)\))?")
 _SIZE = re.compile(r"(?P<height>\d+)[×x](?P<width>\d+)")
-_UNITS = {"": Decimal(1), "M": Decimal(10) ** 6, "G": Decimal(10) ** 9}
+_UNITS = {"": Decimal(1), "%": Decimal(1), "M": Decimal(10) ** 6, "G": Decimal(10) ** 9}
 
 
 def number(printed: str) -> float | None:
     """The value of a printed string: `0.513`, `50.3M` (1e6), `46.2G` (1e9), `512×512` (512); None for a dash.
 
-    As printed: `99.4` of a share in percent is 99.4 (see `target`).
+    As printed: `99.4`, `99.4%` and `99.4%(+0.5)` of a share in percent are 99.4 (see `target` and `gain`).
 
     ValueError for anything else: the table cannot be compared with what it does not say.
     """
@@ -25,18 +25,33 @@ def number(printed: str) -> float | None:
         return float(size["height"])
     if match := _NUMBER.fullmatch(printed):
         return float(Decimal(match["digits"]) * _UNITS[match["unit"]])
-    raise ValueError(f"{printed!r} is not a number as papers print it (0.513, 50.3M, 46.2G, 512×512, -)")
+    raise ValueError(f"{printed!r} is not a number as papers print it (0.513, 50.3M, 46.2G, 91.56%(+3.25), 512×512, -)")
 
 
-def target(printed: str | None, metric: str) -> float | None:
-    """What a measured value is compared with, in the units of the metric; None when nothing is printed."""
+def target(printed: str | None, metric: str, percent: bool = False) -> float | None:
+    """What a measured value is compared with, in the units of the metric; None when nothing is printed.
+
+    `percent`: the table prints shares in percent.
+    """
     value = None if printed is None else number(printed)
-    return value / 100 if value is not None and in_percent(metric) else value
+    return value / 100 if value is not None and (percent or in_percent(metric)) else value
 
 
 def in_percent(metric: str) -> bool:
-    """Whether a metric is printed in percent; it is measured in [0,1] all the same."""
+    """Whether every table prints a metric in percent; it is measured in [0,1] all the same."""
     return metric.startswith("tpr@")
+
+
+def gain(printed: str) -> str | None:
+    """The difference that is printed beside a number: `+3.25` of `91.56%(+3.25)`; None where there is none."""
+    match = _NUMBER.fullmatch(printed)
+    return match["gain"] if match else None
+
+
+def decimals(printed: str) -> int:
+    """Digits after the point: 2 of `91.56%(+3.25)`, 0 of `85` and of a size."""
+    match = _NUMBER.fullmatch(printed)
+    return len(match["digits"].partition(".")[2]) if match else 0
 
 
 def rounding(printed: str) -> float:
@@ -48,9 +63,9 @@ def rounding(printed: str) -> float:
     return float(Decimal(5).scaleb(int(exponent) - 1) * _UNITS[match["unit"]])
 
 
-def show(value: float, metric: str) -> str:
+def show(value: float, metric: str, percent: bool = False) -> str:
     """A measured value for people, in the paper's units: `50.35M`, `46.04G`, `512×512`, `0.513`, `99.4`
-    (percent)."""
+    (percent, where the table prints it so)."""
     match metric:
         case "params":
             return f"{value / 1e6:.2f}M"
@@ -59,4 +74,4 @@ def show(value: float, metric: str) -> str:
         case "input_size":
             return f"{value:.0f}×{value:.0f}"
         case _:
-            return f"{100 * value:.1f}" if in_percent(metric) else f"{value:.3f}"
+            return f"{100 * value:.1f}" if percent or in_percent(metric) else f"{value:.3f}"

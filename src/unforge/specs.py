@@ -30,7 +30,10 @@ COUNTS = ("params", "macs", "params_ratio", "macs_ratio", "input_size")
 """Columns that need neither data nor weights: parameters, multiply-accumulates, the two relative to another
 variant, and the side of the square input (pixels) at which they are counted."""
 
-ROLES = ("backbone", "sam", "codebook", "expert", "explanations", "run")
+MEAN = "mean"
+"""Metric of a column that is the mean of others, whatever theirs are."""
+
+ROLES = ("backbone", "sam", "anchor", "codebook", "expert", "explanations", "run")
 """What a run may build on."""
 
 
@@ -45,9 +48,9 @@ class Paper(Spec):
     citation: str
     assets: dict[str, dict[str, str]] = {}
     """What runs build on, by role: of all variants of a method (`tampertok`), and what is different for one
-    (`tampertok-mvss`; empty: nothing). `backbone` and `sam` name backbones, `codebook` a codebook, `expert` a run of
-    the same protocol (`sparsevit-stem`), `run` the run whose weights are taken (`full`), `explanations` is `yes`
-    for texts to learn from."""
+    (`tampertok-mvss`; empty: nothing). `backbone`, `sam` and `anchor` name backbones, `codebook` a codebook, `expert`
+    a run of the same protocol (`sparsevit-stem`), `run` the run whose weights are taken (`full`), `explanations` is
+    `yes` for texts to learn from."""
 
     def of(self, method: str, variant: str) -> dict[str, str]:
         """Assets of a variant by role. A run's weights hold all the others."""
@@ -71,6 +74,8 @@ class Column(Spec):
     """Module-level name of `unforge.metrics` (`pixel_f1@0.5`), or one of `COUNTS`."""
     testset: str | None = None
     """`casia1`, or perturbed: `casia1~jpeg70`. None for counts and averages."""
+    protocol: str | None = None
+    """Training protocol of this column's runs, where it is not the table's."""
     average: tuple[str, ...] = ()
     """Column ids this one is the mean of."""
     testsets: tuple[str, ...] = ()
@@ -92,7 +97,7 @@ class Column(Spec):
         if self.metric in COUNTS:
             if origins:
                 raise ValueError(f"the count {self.metric} has no test set and is no average")
-        elif origins != 1:
+        elif origins != 1 or (self.metric == MEAN and not self.average):
             raise ValueError(f"a column of {self.metric} needs exactly one of testset, testsets, average")
         if self.metric.endswith("_ratio") != (self.relative_to is not None):
             raise ValueError(f"relative_to goes with a ratio and only with one, not with {self.metric}")
@@ -116,6 +121,12 @@ class Row(Spec):
     variant: str = ""
     block: str = ""
     """Name of the block of rows, when it is not the paper's own."""
+    of: str = ""
+    """Paper whose run this row shows, where that is another: the same method, trained by the same protocol."""
+    only: tuple[str, ...] = ()
+    """Columns that are measured in this row; empty: all."""
+    gain_over: str = ""
+    """Id of the row over which the gains are that stand beside the printed numbers."""
     origin: str = ""
     """Provenance: the model whose images are the positives; the column's test set holds the negatives, and the
     variant is the encoder."""
@@ -138,6 +149,8 @@ class Table(Spec):
     protocol: str | None
     """Training protocol of the measured rows (module of `unforge.datasets` with MEMBERS); None when
     nothing is trained."""
+    percent: bool = False
+    """Metrics are printed in percent."""
     columns: dict[str, Column]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
@@ -164,13 +177,16 @@ class Table(Spec):
             for part in column.average:
                 if part not in self.columns:
                     raise ValueError(f"column {name} averages an unknown column{near(part, self.columns)}")
-                if self.columns[part].metric != column.metric or self.columns[part].testset is None:
+                of_other = self.columns[part].metric != column.metric or self.columns[part].testset is None
+                if of_other if column.metric != MEAN else self.columns[part].average or self.columns[part].is_count:
                     raise ValueError(f"column {name} averages {part}, which is not its metric on one test set")
         metrics = [name for name, column in self.columns.items() if not column.is_count]
         plain = [row for row in self.rows if row.method is not None and not row.origin]
         if self.protocol is None and metrics and plain:
             raise ValueError("a table with measured metrics needs a protocol, or the rows an origin")
         for row in self.rows:
+            if unknown := {*row.only} - {*self.columns} or {*filter(None, [row.gain_over])} - {*ids}:
+                raise ValueError(f"row {row.id} names what is not there: {', '.join(sorted(unknown))}")
             for name in metrics:
                 if bool(self.signal(row, name)) != bool(row.origin):
                     raise ValueError(f"row {row.id}, column {name}: a signal goes with an origin and only with one")
@@ -192,10 +208,27 @@ class Table(Spec):
 
     def testsets(self, column: str) -> tuple[str, ...]:
         """Test sets a column is the mean over: one for a plain column, none for a count."""
+        return tuple(self.trained(column))
+
+    def trained(self, column: str) -> dict[str, str]:
+        """Test sets a column is the mean over, and the protocol by which the runs are trained that are scored there."""
         spec = self.columns[column]
-        if spec.testset is not None:
-            return (spec.testset,)
-        return spec.testsets or tuple(test for part in spec.average for test in self.testsets(part))
+        found = {test: protocol for part in spec.average for test, protocol in self.trained(part).items()}
+        names = spec.testsets if spec.testset is None else (spec.testset,)
+        return found | dict.fromkeys(names, spec.protocol or self.protocol or "")
+
+    def protocols(self) -> tuple[str, ...]:
+        """Training protocols of the measured rows, sorted."""
+        return tuple(sorted({p for column in self.columns for p in self.trained(column).values() if p}))
+
+    def measured(self, row: Row) -> tuple[str, ...]:
+        """Columns that are measured in a row."""
+        return () if row.method is None else tuple(name for name in self.columns if not row.only or name in row.only)
+
+    def in_percent(self, column: str) -> bool:
+        """Whether a column is printed in percent."""
+        spec = self.columns[column]
+        return notation.in_percent(spec.metric) or (self.percent and not spec.is_count)
 
 
 class Series(Spec):
@@ -220,18 +253,25 @@ class Panel(Spec):
 
 class Figure(Spec):
     """`figure_N.yaml`: `curves` over the levels of perturbations; a metric for each kind of forgery, `by_type`; scalars
-    that a method gives beside its prediction, `signals_by_type`; what a codebook's codes are used for, `codebook`."""
+    that a method gives beside its prediction, `signals_by_type`; what a codebook's codes are used for, `codebook`;
+    accuracy of each class while a run trains, `dynamics`; the states of images in a plane, `states`; single images
+    with what a run says of them, `samples`."""
 
     caption: str
     place: str
-    kind: Literal["curves", "by_type", "signals_by_type", "codebook"] = "curves"
+    kind: Literal["curves", "by_type", "signals_by_type", "codebook", "dynamics", "states", "samples"] = "curves"
     protocol: str | None = None
     metric: str | None = None
-    """Of `curves` and `by_type`: a module-level name of `unforge.metrics`."""
+    """Of `curves`, `by_type` and `states` (the number beside the picture): a module-level name of
+    `unforge.metrics`."""
     panels: tuple[Panel, ...] = ()
     series: tuple[Series, ...] = ()
     testsets: tuple[str, ...] = ()
-    """By type: the sets whose images are taken."""
+    """The sets whose images are taken; of `dynamics`, where the trained run is scored (may be left out)."""
+    shows: tuple[Literal["image", "attention", "prediction", "mask", "text"], ...] = ()
+    """Of `samples`: what stands beside each other, by the columns of `evaluate.SAMPLES`."""
+    images: int = Field(default=4, ge=1)
+    """Of `samples`: how many, at most."""
     signals: str = ""
     """What the names of the signals begin with; the rest is a number (`i_avg_` and the layer)."""
     codebook: str = ""
@@ -244,9 +284,13 @@ class Figure(Spec):
             "by_type": ("protocol", "metric", "testsets", "series"),
             "signals_by_type": ("protocol", "testsets", "series", "signals"),
             "codebook": ("codebook",),
+            "dynamics": ("protocol", "series"),
+            "states": ("protocol", "metric", "testsets", "series"),
+            "samples": ("protocol", "testsets", "series", "shows"),
         }[self.kind]
-        for name in ("protocol", "metric", "panels", "series", "testsets", "signals", "codebook"):
-            if bool(getattr(self, name)) != (name in wanted):
+        free = ("testsets",) if self.kind == "dynamics" else ()
+        for name in ("protocol", "metric", "panels", "series", "testsets", "signals", "codebook", "shows"):
+            if name not in free and bool(getattr(self, name)) != (name in wanted):
                 raise ValueError(f"a figure of kind {self.kind} has {', '.join(wanted)}: see {name}")
         return self
 
@@ -370,6 +414,8 @@ def _check_sides(claim: Claim, known: dict[str, Table]) -> None:
         for column in side.columns:
             if column not in table.columns:
                 raise ValueError(f"{side.table} has no column{near(column, table.columns)}")
+            if column not in table.measured(row(table, side.row)) or table.columns[column].metric == MEAN:
+                raise ValueError(f"{side.table}: {column} of {side.row} is not measured, or no single metric")
         columns = [table.columns[column] for column in side.columns]
         if len({column.metric for column in columns}) != 1:
             raise ValueError(f"{side.table}: {side.columns} must be one or more columns of one metric")

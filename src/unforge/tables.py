@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,12 @@ CELLS = pa.schema(
         pa.field("variant", pa.string()),
         pa.field("protocol", pa.string()),
         pa.field("signal", pa.string()),
+        pa.field("percent", pa.bool_()),
     ]
 )
 """One row per cell. `measured` is in the units of the metric: [0,1], parameters, multiply-accumulates, pixels;
-it is never filled from `printed`. `testset` joins the sets of an average with `+`. Of a provenance cell, `protocol`
+it is never filled from `printed`, which is in percent where `percent` says so. `testset` joins the sets of an average
+with `+`, and so does `protocol`. Of a provenance cell, `protocol`
 is the model whose images are the positives, `variant` the encoder, and the test set holds the negatives."""
 
 STATUSES = ("match", "differs", "not_comparable", "cited", "not_run", "unavailable")
@@ -129,9 +131,8 @@ class Reader:
         assert row.method is not None
         testsets = {testset: column for column in columns for testset in table.testsets(column)}
         if not row.origin:
-            protocol = table.protocol or ""
-            most = number.get((protocol, row.method, row.variant), 1)
-            return self.run_rows(paper, protocol, row.method, row.variant, most, testsets)
+            trained = {t: p for column in columns for t, p in table.trained(column).items()}
+            return self._trained_rows(row.of or paper, row, trained, number)
         found = {}
         for testset, column in testsets.items():
             positives = table.positives(row, column)
@@ -139,6 +140,28 @@ class Reader:
             pairs = zip(sides[positives], sides[testset], strict=True) if all(sides.values()) else ()
             found[testset] = [told(*pair, table.signal(row, column)) for pair in pairs]
         return found
+
+    def _trained_rows(
+        self, paper: str, row: specs.Row, trained: Mapping[str, str], number: Mapping[Any, int]
+    ) -> dict[str, list[pa.Table]]:
+        """`run_rows` over the protocols of `trained` (test set to protocol)."""
+        assert row.method is not None
+        found: dict[str, list[pa.Table]] = {}
+        for protocol in dict.fromkeys(trained.values()):
+            most = number.get((protocol, row.method, row.variant), 1)
+            testsets = [testset for testset, of in trained.items() if of == protocol]
+            found |= self.run_rows(paper, protocol, row.method, row.variant, most, testsets)
+        return {testset: found[testset] for testset in trained}
+
+    def samples(self, run: str) -> pa.Table | None:
+        """Images of a run that were kept for figures (`evaluate.SAMPLES`); None when it was not evaluated."""
+        path = paths.scores(self.profile.name, run) / "samples.parquet"
+        return pq.read_table(paths.root() / path) if self._note(path) else None
+
+    def log(self, run: str) -> pa.Table | None:
+        """What a run measured while it trained (`train.log.SCHEMA`); None when it was not trained."""
+        path = paths.run(self.profile.name, run) / "log.parquet"
+        return pq.read_table(paths.root() / path) if self._note(path) else None
 
     def _note(self, path: Path) -> bool:
         if not (paths.root() / path).is_file():
@@ -169,14 +192,21 @@ def _row_values(
         if row.method is None:
             values[name] = Value(status="cited")
             continue
+        if name not in table.measured(row):
+            values[name] = Value(note="not measured in this row: it would take another training run")
+            continue
         if column.is_count:
             value = count_value(column, row, reader)
         elif table.own(row, name):
             value = OWN
         else:
             rows = reader.cell_rows(paper, table, row, [name], number)
-            value = metric_value(column.metric, table.protocol or "", rows, reader, row.origin)
-        value = judged(value, printed[name], column.tolerance, column.metric)
+            groups = [(table.columns[part].metric, table.testsets(part)) for part in column.average]
+            protocols = "+".join(dict.fromkeys(table.trained(name).values()))
+            value = metric_value(
+                column.metric, protocols, rows, reader, row.origin, groups if column.metric == specs.MEAN else ()
+            )
+        value = judged(value, printed[name], column.tolerance, column.metric, table.in_percent(name))
         if column.average:
             value = replace(value, status=worst([value.status, *(values[part].status for part in column.average)]))
         if row.errata and value.status == "differs":
@@ -231,10 +261,16 @@ def count_value(column: specs.Column, row: specs.Row, reader: Reader) -> Value:
 
 
 def metric_value(
-    metric: str, protocol: str, rows: Mapping[str, list[pa.Table]], reader: Reader, origin: str = ""
+    metric: str,
+    protocol: str,
+    rows: Mapping[str, list[pa.Table]],
+    reader: Reader,
+    origin: str = "",
+    groups: Sequence[tuple[str, Sequence[str]]] = (),
 ) -> Value:
     """Mean of a metric over the test sets of `rows` (score rows by test set, one table per seed).
 
+    `groups`: the metric and the test sets of each column that this one is the mean of; then `metric` is none.
     Status `match` says only that it may be compared: `_judged` does that.
     """
     profile = reader.profile
@@ -258,13 +294,17 @@ def metric_value(
     status = worst(part.status for part in parts)
     if status in ("not_run", "unavailable"):
         return Value(status=status, note="; ".join(dict.fromkeys(part.note for part in parts if part.note)))
-    if len({len(per_seed) for per_seed in rows.values()}) > 1:
+    by_column = groups or [(metric, list(rows))]
+    if any(len({len(rows[testset]) for testset in testsets}) > 1 for _, testsets in by_column):
         return Value(note="no seed was scored on every test set")
-    estimate = metrics.average([(per_seed, metric) for per_seed in rows.values()], profile.seed)
+    columns = [[(rows[testset], of) for testset in testsets] for of, testsets in by_column]
+    estimate = metrics.of_columns(columns, profile.seed)
     if estimate.value is None:
         return Value(note=f"no image counts for {metric}")
     known = {part.data for part in parts}
-    baselines = {name: _baseline(metric, variant, rows, reader) for name, variant in demand.BASELINES.items()}
+    baselines = {
+        name: None if groups else _baseline(metric, variant, rows, reader) for name, variant in demand.BASELINES.items()
+    }
     return Value(
         measured=estimate.value,
         ci_low=estimate.ci_low,
@@ -316,9 +356,10 @@ def missing(profile: profiles.Profile, protocol: str, testset: str, origin: str 
 
 
 def _members(protocol: str) -> Iterable[str]:
+    """Of one protocol, or of several that are joined with `+`."""
     from unforge import datasets
 
-    return datasets.load(protocol).MEMBERS if protocol else ()
+    return [member for name in protocol.split("+") if name for member in datasets.load(name).MEMBERS]
 
 
 def _is_real(dataset: str) -> bool:
@@ -326,11 +367,11 @@ def _is_real(dataset: str) -> bool:
     return source.is_file() and paths.read_json(source)["source"] == "real"
 
 
-def judged(value: Value, printed: str | None, tolerance: float | None, metric: str) -> Value:
+def judged(value: Value, printed: str | None, tolerance: float | None, metric: str, percent: bool = False) -> Value:
     """`value` with its status settled: a comparable one is compared with what is printed."""
     if value.status != "match":
         return value
-    target = notation.target(printed, metric)
+    target = notation.target(printed, metric, percent)
     if target is None or value.measured is None:
         return replace(value, status="not_comparable", note="nothing printed to compare with")
     assert tolerance is not None, "specs.Table requires a tolerance wherever something printed is measured"
@@ -367,9 +408,14 @@ def cell(paper: str, name: str, table: specs.Table, row: specs.Row, column: str,
         "line": row.line,
         "method": row.method,
         "variant": None if row.method is None else row.variant,
-        "protocol": None if row.method is None or spec.is_count else row.origin or table.protocol,
+        "protocol": None if row.method is None or spec.is_count else row.origin or _joined(table, column),
+        "percent": table.in_percent(column),
         **vars(value),
     }
+
+
+def _joined(table: specs.Table, column: str) -> str | None:
+    return "+".join(dict.fromkeys(table.trained(column).values())) or None
 
 
 def _table(paper: str, name: str) -> specs.Table:

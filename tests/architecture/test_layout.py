@@ -44,7 +44,7 @@ def test_artefact_folders_hold_no_code() -> None:
     assert [path for path in artefacts if not kept.fullmatch(path)] == []
 
 
-LONG = {"src/unforge/report/page.py": 500}
+LONG: dict[str, int] = {}
 """Modules that are longer than others may be: they may not grow."""
 
 

@@ -166,7 +166,9 @@ def test_recall_and_f1_of_one_confusion_matrix(root: Path) -> None:
         'id: two, label: E, line: 5, printed: ["0.50", "0.67", "0.80", "0.89", "-", "-", "-", "-"]',
         'id: zero, label: F, line: 6, printed: ["1.00", "0.50", "0.00", "0.00", "0.00", "0.00", "-", "-"]',
     )
-    rows = {row["row"]: row for row in audit.audit().to_pylist()}
+    every = audit.audit().to_pylist()
+    assert [(row["row"], row["column"]) for row in every if row["rule"] != "confusion"] == [("high", "f1_synthetic")]
+    rows = {row["row"]: row for row in every if row["rule"] == "confusion"}
     assert {name: (row["rule"], row["column"]) for name, row in rows.items()} == {
         "low": ("confusion", "f1_synthetic"),
         "high": ("confusion", "f1_synthetic"),

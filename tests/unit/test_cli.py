@@ -94,7 +94,9 @@ def test_every_command_and_option_is_described(command: tuple[str, ...]) -> None
 
 def test_bad_input_names_what_there_is(project: Path) -> None:
     for command in ("tables", "audit"):
-        assert "no paper 'spasevit': there are iar_provenance, sparsevit" in failed(command, "--paper", "spasevit")
+        assert "no paper 'spasevit': there are aap, iar_provenance, qtfp, sparsevit" in failed(
+            command, "--paper", "spasevit"
+        )
     assert "no profile 'smal': there are paper, small, smoke" in failed("tables", "--profile", "smal")
     assert "no profile 'smal'" in failed("cells", "--profile", "smal")
     message = failed("inspect", "photo.jpg", "--run", "sparsevit/catnet/full/s0")

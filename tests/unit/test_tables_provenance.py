@@ -11,7 +11,7 @@ from sklearn.metrics import roc_curve
 
 from tests.unit import toy
 from tests.unit.toy import by_place
-from unforge import audit, cells, claims, demand, notation, paths, scores, specs, tables
+from unforge import audit, cells, claims, demand, notation, paths, rules, scores, specs, tables
 
 SPEC: dict[str, Any] = {
     "caption": "Told apart",
@@ -153,7 +153,7 @@ def test_percent_is_compared_as_a_share(told: Path) -> None:
     assert notation.show(1.0, "tpr@1%fpr") == "100.0"
     found = [n for n in audit.printed("toy") if n.table == "table_9"]
     assert sorted((n.column, round((n.low + n.high) / 2, 4)) for n in found) == [("imagenet", 0.994), ("jpeg", 0.917)]
-    assert list(audit.ranges(found)) == []
+    assert list(rules.ranges(found)) == []
 
 
 def test_a_claim_compares_two_signals_of_the_same_images(told: Path) -> None:

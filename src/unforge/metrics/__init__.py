@@ -20,7 +20,19 @@ from unforge.metrics import bootstrap
 from unforge.metrics.bootstrap import Difference, Estimate
 from unforge.metrics.definition import Columns, Metric
 
-__all__ = ["Columns", "Difference", "Estimate", "Metric", "average", "estimate", "load", "module", "names", "paired"]
+__all__ = [
+    "Columns",
+    "Difference",
+    "Estimate",
+    "Metric",
+    "average",
+    "estimate",
+    "load",
+    "module",
+    "names",
+    "of_columns",
+    "paired",
+]
 
 Part = tuple[Sequence[pa.Table], str]
 """Score rows of one table row on one test set, one table per seed, and the metric id of the column."""
@@ -65,6 +77,12 @@ def estimate(rows: Sequence[pa.Table], metric_id: str, seed: int, replicates: in
 def average(parts: Sequence[Part], seed: int, replicates: int = 1000) -> Estimate:
     """Mean over several columns (an AVG column), with its interval; `n` is the sum."""
     return bootstrap.average([(rows, load(metric_id)) for rows, metric_id in parts], seed, replicates)
+
+
+def of_columns(columns: Sequence[Sequence[Part]], seed: int, replicates: int = 1000) -> Estimate:
+    """Mean of columns that may be of different metrics, each the mean of its parts, with its interval."""
+    loaded = [[(rows, load(metric_id)) for rows, metric_id in parts] for parts in columns]
+    return bootstrap.of_columns(loaded, seed, replicates)
 
 
 def paired(left: Sequence[Part], right: Sequence[Part], seed: int, replicates: int = 1000) -> Difference:

@@ -139,10 +139,24 @@ def _mean_of(parts: Sequence[_Measured]) -> tuple[Array, Array]:
 
 def average(parts: Sequence[Part], seed: int, replicates: int = 1000) -> Estimate:
     """Mean of several columns (an AVG column); its `n` is the sum of theirs. None when one of them is."""
-    if not parts:
+    return of_columns([parts], seed, replicates)
+
+
+def of_columns(columns: Sequence[Sequence[Part]], seed: int, replicates: int = 1000) -> Estimate:
+    """Mean of columns that are each the mean of their parts, a column of many parts weighing no more than another.
+
+    Columns with different numbers of seeds are each averaged over theirs first; `n_seeds` is that of the fewest.
+    """
+    if not columns or not all(columns):
         raise ValueError("an average of no columns")
-    measured = [_measure(part, seed, replicates) for part in parts]
-    point, replicated = _mean_of(measured)
+    by_column = [[_measure(part, seed, replicates) for part in parts] for parts in columns]
+    measured = [part for parts in by_column for part in parts]
+    points, drawn = zip(*(_mean_of(parts) for parts in by_column), strict=True)
+    fewest = min(len(point) for point in points)
+    if any(len(point) > fewest for point in points):
+        points = tuple(np.mean(point, keepdims=True) for point in points)
+        drawn = tuple(np.mean(each, axis=0, keepdims=True) for each in drawn)
+    point, replicated = np.mean(points, axis=0), np.mean(drawn, axis=0)
     value = _number(float(np.mean(point)))
     low, high = (None, None)
     if value is not None and all(part.photographs > 1 for part in measured):
@@ -152,7 +166,7 @@ def average(parts: Sequence[Part], seed: int, replicates: int = 1000) -> Estimat
         ci_low=low,
         ci_high=high,
         n=sum(sum(part.counts.values()) for part in measured),
-        n_seeds=len(point),
+        n_seeds=fewest,
         seed_sd=_number(float(np.std(point, ddof=1))) if len(point) > 1 else None,
     )
 

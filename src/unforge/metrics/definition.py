@@ -80,11 +80,12 @@ class Columns:
 
     @cached_property
     def predicted(self) -> Array:
-        """Predicted class: the most probable where there are class probabilities, else score > 0.5."""
+        """Predicted label, 0 or 1: of class probabilities, whether the most probable class is another than the first
+        (real); else score > 0.5. NaN where there is neither."""
         result = np.where(np.isnan(self.score), np.nan, self.score > THRESHOLD)
         for i, probabilities in enumerate(self.table.column("class_probs").to_pylist()):
             if probabilities:
-                result[i] = int(np.argmax(probabilities))
+                result[i] = int(np.argmax(probabilities)) > 0
         return result
 
     @cached_property
@@ -116,9 +117,11 @@ class Metric:
     counts: Callable[[Columns], npt.NDArray[np.bool_]]
     per_image: Callable[[Columns], Array] | None = None
     """The values the metric is the mean of, NaN for images that do not count; None: not a mean."""
+    lower: bool = False
+    """Whether less is better."""
 
 
-def mean(id: str, per_image: Callable[[Columns], Array]) -> Metric:
+def mean(id: str, per_image: Callable[[Columns], Array], lower: bool = False) -> Metric:
     """A metric that is the mean of one value per image, over the images that have one."""
 
     def value(columns: Columns, weights: Array) -> Array:
@@ -126,7 +129,7 @@ def mean(id: str, per_image: Callable[[Columns], Array]) -> Metric:
         valid = ~np.isnan(values)
         return divide(weights @ np.where(valid, values, 0.0), weights @ valid.astype(np.float64))
 
-    return Metric(id=id, value=value, counts=lambda columns: ~np.isnan(per_image(columns)), per_image=per_image)
+    return Metric(id=id, value=value, counts=lambda c: ~np.isnan(per_image(c)), per_image=per_image, lower=lower)
 
 
 def divide(numerator: Array, denominator: Array) -> Array:
@@ -139,6 +142,18 @@ def divide(numerator: Array, denominator: Array) -> Array:
 def manipulated(columns: Columns, values: Array) -> Array:
     """`values` with NaN for images whose mask is empty (authentic ones among them)."""
     return np.where(columns.tp + columns.fn > 0, values, np.nan)
+
+
+def tampered(columns: Columns, values: Array) -> Array:
+    """`values` of images that were tampered with in part; NaN for authentic and for fully generated ones, whose mask
+    is empty or the whole image."""
+    kind = np.asarray(columns.table.column("kind").to_pylist(), dtype=str)
+    return np.where((columns.tp + columns.fn > 0) & (columns.label > 0) & (kind != "generated"), values, np.nan)
+
+
+def with_prediction(columns: Columns) -> npt.NDArray[np.bool_]:
+    """Images that the method called authentic or not."""
+    return ~np.isnan(columns.predicted)
 
 
 def with_mask(columns: Columns) -> npt.NDArray[np.bool_]:

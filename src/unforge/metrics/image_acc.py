@@ -1,8 +1,9 @@
-"""Share of images whose class is predicted rightly.
+"""Share of images that are rightly called authentic or not.
 
-Two classes: score > 0.5 against the label; with class probabilities the most probable class.
+Score > 0.5 against the label; with class probabilities whether the most probable class is another than real (a
+generated image called tampered is right: `class_acc@total` tells three classes apart).
 Averaging: mean over all scored images (overall accuracy, not the mean over classes).
-Source: IMDL-BenCo's `ImageAccuracy`; "Overall Acc" of SIDA and AAP.
+Source: IMDL-BenCo's `ImageAccuracy`; OpenSDI's "Acc".
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from unforge.metrics.definition import Array, Columns, mean
 
-VERSION = "1"
+VERSION = "2"
 
 
 def per_image(columns: Columns) -> Array:

@@ -1,4 +1,4 @@
-"""MVSS-Net's image F1: the harmonic mean of sensitivity and specificity, score > 0.5.
+"""MVSS-Net's image F1: the harmonic mean of sensitivity and specificity, predicted as in `image_f1`.
 
 Not an F1 in the usual sense: it does not depend on the share of manipulated images. Averaging:
 over the whole test set. Undefined with one class. Source: MVSS-Net's evaluation.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from unforge.metrics.definition import Array, Columns, Metric, divide, weighted_sums, with_score
-from unforge.scores import THRESHOLD
+from unforge.metrics.definition import Array, Columns, Metric, divide, weighted_sums, with_prediction
 
-VERSION = "1"
+VERSION = "2"
 
 
 def value(columns: Columns, weights: Array) -> Array:
-    scored, truth, flagged = with_score(columns), columns.label > 0, columns.score > THRESHOLD
+    scored, truth, flagged = with_prediction(columns), columns.label > 0, columns.predicted > 0
     hits, positives, cleared, negatives = weighted_sums(
         columns, weights, scored & truth & flagged, scored & truth, scored & ~truth & ~flagged, scored & ~truth
     )
@@ -24,4 +23,4 @@ def value(columns: Columns, weights: Array) -> Array:
     return np.where(both == 0, 0.0, divide(2 * sensitivity * specificity, both))
 
 
-METRIC = Metric(id="image_f1_mvss", value=value, counts=with_score)
+METRIC = Metric(id="image_f1_mvss", value=value, counts=with_prediction)

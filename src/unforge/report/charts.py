@@ -1,4 +1,4 @@
-"""Drawings of a paper's figures, each kind from its points: curves with bands, grouped bars, profiles of a codebook."""
+"""Drawings of a paper's figures from their points: curves with bands, grouped bars, profiles, scattered states."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from unforge.report import curves
+from unforge.report import curves, strips
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,9 +19,21 @@ def svg(data: pa.Table, *, kind: str, metric: str | None, salt: str) -> str:
     if kind == "curves":
         return curves.svg(data, metric=metric or "", salt=salt)
     rows = data.to_pylist()
+    if kind == "samples":
+        return strips.svg(rows)
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
     with curves.drawing(salt) as make:
-        figure = make(width=7.4, height=3.3)
-        if kind == "by_type":
+        wide = 3.7 * len(panels) if kind in ("dynamics", "states") and panels else 7.4
+        figure = make(width=wide, height=3.6 if kind == "states" else 3.3)
+        if kind in ("dynamics", "states"):
+            draw = _dynamics if kind == "dynamics" else _states
+            places = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+            for place, panel in zip(places, panels, strict=False):
+                draw(place, [row for row in rows if row["panel"] == panel])
+            handles, labels = places[0].get_legend_handles_labels()
+            if handles:
+                figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
+        elif kind == "by_type":
             _bars(figure.subplots(), rows, "panel", metric or "")
         elif kind == "signals_by_type":
             _bars(figure.subplots(), rows, "level", "intensity")
@@ -71,6 +83,61 @@ def _bars(place: Axes, rows: list[dict[str, Any]], along: str, label: str) -> No
     place.spines[["top", "right"]].set_visible(False)
     if any(row["measured"] is not None for row in rows):
         place.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+
+
+CLASSES = {"real": (0, "o"), "synthetic": (1, "s"), "tampered": (2, "^")}
+"""Colour and marker of each class: told apart without colour too."""
+
+
+def _dynamics(place: Axes, rows: list[dict[str, Any]]) -> None:
+    """Accuracy of each class over the steps with its band; after training, a bar for each."""
+    known = [row for row in rows if row["measured"] is not None]
+    place.set_title(curves.plain(rows[0]["panel_label"]), fontsize=10)
+    ended = rows[0]["panel"].endswith("_final")
+    for name, (colour, marker) in CLASSES.items():
+        line = [row for row in known if row["series"] == name]
+        shade = curves.COLOURS[colour]
+        if ended:
+            for row in line:
+                gap = [[row["measured"] - (row["ci_low"] or 0)], [(row["ci_high"] or 0) - row["measured"]]]
+                place.bar([colour], [row["measured"]], 0.7, color=shade)
+                if row["ci_low"] is not None and row["ci_high"] is not None:
+                    place.errorbar([colour], [row["measured"]], yerr=gap, fmt="none", ecolor="#333333", capsize=2)
+        elif line:
+            steps = [row["level"] for row in line]
+            lows, highs = [row["ci_low"] for row in line], [row["ci_high"] for row in line]
+            place.fill_between(steps, lows, highs, color=shade, alpha=0.13, linewidth=0)
+            values = [row["measured"] for row in line]
+            place.plot(steps, values, color=shade, marker=marker, markersize=3.5, linewidth=1.3, label=name)
+    if ended:
+        place.set_xticks(range(len(CLASSES)), list(CLASSES))
+    else:
+        place.set_xlabel("training step")
+    place.set_ylabel("share named rightly")
+    place.set_ylim(-0.02, 1.02)
+    place.grid(visible=True, axis="y", color="#e4e4e4", linewidth=0.6)
+    place.set_axisbelow(True)
+    place.spines[["top", "right"]].set_visible(False)
+
+
+def _states(place: Axes, rows: list[dict[str, Any]]) -> None:
+    """A point for each image, a marker for each class; the panel's number over it."""
+    whole = [row for row in rows if row["key"] is None]
+    title = curves.plain(rows[0]["panel_label"])
+    for row in whole:
+        if row["measured"] is not None:
+            span = "" if row["ci_low"] is None else f" ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+            title += f"\n{curves.plain(row['metric'])} {row['measured']:.2f}{span}, n {row['n']}"
+    place.set_title(title, fontsize=10)
+    for name, (colour, marker) in CLASSES.items():
+        points = [(row["x"], row["y"]) for row in rows if row["key"] is not None and row["series"] == name]
+        if points:
+            across, up = zip(*points, strict=True)
+            shade = curves.COLOURS[colour]
+            place.plot(across, up, marker, color=shade, markersize=4.5, alpha=0.75, markeredgewidth=0, label=name)
+    place.set_xticks([])
+    place.set_yticks([])
+    place.set_aspect("equal", "datalim")
 
 
 def _profile(place: Axes, rows: list[dict[str, Any]], along: str, label: str) -> None:

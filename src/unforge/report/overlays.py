@@ -57,8 +57,8 @@ def overlay(image: Array, probability: Array | None, truth: Array | None = None)
     return shown
 
 
-def heat(image: Array, weights: Array, anchor: tuple[float, float] | None = None) -> Array:
-    """`weights` (h,w), any size and range, as heat over the grey image, with a cross at `anchor`.
+def heat(image: Array, weights: Array, anchor: tuple[float, float] | None = None, opacity: float = 0.65) -> Array:
+    """`weights` (h,w), any size and range, as heat over the grey image, with a cross at `anchor`; `opacity` in [0,1].
 
     `anchor` is (x, y) in [0,1], the share of width and height. The weights are stretched to the image's
     size and to their own maximum, so colours compare places of one picture, never two pictures.
@@ -71,7 +71,7 @@ def heat(image: Array, weights: Array, anchor: tuple[float, float] | None = None
     stops = np.linspace(0, 1, len(_HEAT))
     colour = np.stack([np.interp(level, stops, _HEAT[:, channel]) for channel in range(3)], axis=-1)
     grey = image.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
-    shown: Array = np.rint(0.35 * grey + 0.65 * colour).astype(np.uint8)
+    shown: Array = np.rint((1 - opacity) * grey + opacity * colour).astype(np.uint8)
     if anchor is not None:
         column = min(wide - 1, max(0, round(anchor[0] * (wide - 1))))
         line = min(high - 1, max(0, round(anchor[1] * (high - 1))))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 import unforge
-from unforge import notation, paths, profiles, specs
+from unforge import claims, generators, metrics, notation, paths, profiles, specs
 from unforge.report import assumptions, charts, gallery
+from unforge.report.parts import Block, Cell, Claim, Figure, Head, Paper, Row, Table
 
 STATUSES: dict[str, tuple[str, str, str]] = {
     "match": ("✓", "match", "same data, scale and definition as the paper, within the tolerance set beforehand"),
@@ -32,133 +32,6 @@ VERDICTS: dict[str, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One number of a table, ready to be shown."""
-
-    column: str
-    measured: str = ""
-    interval: str = ""
-    printed: str = ""
-    status: str = ""
-    spread: str = ""
-    """`n 80 · 3 seeds, sd 0.04`."""
-    baseline: str = ""
-    """Constant baselines, where they differ within the column."""
-    weak: bool = False
-    """The interval does not lie above both constant baselines."""
-    notes: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row of a table."""
-
-    id: str
-    label: str
-    origin: str
-    line: int | None
-    errata: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """Rows that belong together."""
-
-    name: str
-    """Empty: rows of the paper's own."""
-    rows: list[Row]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """Head of a column."""
-
-    id: str
-    label: str
-    metric: str
-    testset: str
-    data: str
-    baseline_all: str
-    baseline_centre: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table with its cells, notes and state."""
-
-    id: str
-    name: str
-    caption: str
-    place: str
-    protocol: str
-    command: str
-    built: bool
-    heads: list[Head] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """Of the table, not numbered."""
-    cell_notes: list[str] = field(default_factory=list)
-    """Numbered from 1."""
-    counts: dict[str, int] = field(default_factory=dict)
-    conditions: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curves:
-    """A figure: its drawing, and its points as text."""
-
-    id: str
-    name: str
-    caption: str
-    place: str
-    metric: str
-    command: str
-    notes: tuple[str, ...]
-    svg: str
-    """Empty when the figure was not built."""
-    points: list[dict[str, str]]
-    conditions: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A claim with its verdict."""
-
-    id: str
-    text: str
-    quote: str
-    line: int | None
-    relation: str
-    left: str
-    right: str
-    difference: str
-    interval: str
-    bar: tuple[float, float, float] | None
-    """Low, value and high of the difference as shares of a bar from -1 (0) to 1 (100)."""
-    verdict: str
-    basis: str
-    note: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paper:
-    """A section of the page."""
-
-    id: str
-    title: str
-    citation: str
-    text: str
-    tables: list[Table]
-    figures: list[Curves]
-    claims: list[Claim]
-    claims_built: bool
-    audit: list[dict[str, str]]
-    audit_built: bool
-    walls: list[gallery.Wall]
-
-
 def context(profile: str) -> dict[str, Any]:
     """Everything the template needs, for `profiles/<profile>.yaml` of the project at the working directory."""
     settings = profiles.load(profile)
@@ -172,6 +45,7 @@ def context(profile: str) -> dict[str, Any]:
         "verdicts": VERDICTS,
         "summary": _summary(cells, papers),
         "testsets": _testsets(cells),
+        "generators": _generators(profile),
         "assumptions": assumptions.find(package),
     }
 
@@ -179,9 +53,10 @@ def context(profile: str) -> dict[str, Any]:
 def _paper(name: str, profile: str, cells: list[dict[str, Any]]) -> Paper:
     about = specs.paper(name)
     reports = paths.report(profile).parent
-    claims = _rows(reports / "claims.parquet", name)
+    verdicts = _rows(reports / "claims.parquet", name)
     audit = _rows(reports / "audit.parquet", name)
     quotes = {key: claim.quote for key, claim in specs.claims(name).items()}
+    percent = claims.in_percent(name)
     tables = []
     for number, table in specs.tables(name).items():
         rows = _rows(Path(f"{paths.table(profile, f'{name}.{number}')}.parquet"))
@@ -193,13 +68,19 @@ def _paper(name: str, profile: str, cells: list[dict[str, Any]]) -> Paper:
         citation=about.citation,
         text=about.text,
         tables=tables,
-        figures=[_curves(name, number, figure, profile) for number, figure in specs.figures(name).items()],
-        claims=[_claim(row, quotes.get(row["claim"], "")) for row in claims or []],
-        claims_built=claims is not None,
+        figures=[_figure(name, number, figure, profile) for number, figure in specs.figures(name).items()],
+        claims=[_claim(row, quotes.get(row["claim"], ""), row["claim"] in percent) for row in verdicts or []],
+        claims_built=verdicts is not None,
         audit=[{key: _text(value) for key, value in row.items()} for row in audit or []],
         audit_built=audit is not None,
         walls=gallery.walls(name, profile),
     )
+
+
+def _generators(profile: str) -> list[list[str]]:
+    """Titles and rows of what the generators of images are; empty when nothing was built."""
+    rows = _rows(paths.report(profile).parent / "generators.parquet") or []
+    return [list(generators.TITLES), *([generators.shown(row[name]) for name in row] for row in rows)] if rows else []
 
 
 def _rows(path: Path, paper: str | None = None) -> list[dict[str, Any]] | None:
@@ -216,7 +97,8 @@ def command(paper: str, name: str) -> str:
 
 
 def _title(name: str) -> str:
-    return name.capitalize().replace("_", " ")
+    """`Table 2`; of a figure that its paper calls a table (`figure_table_3`) that name."""
+    return name.removeprefix("figure_" if name.startswith("figure_table_") else "").capitalize().replace("_", " ")
 
 
 def _place(place: str, name: str) -> str:
@@ -231,7 +113,7 @@ def _table(paper: str, name: str, spec: specs.Table, rows: list[dict[str, Any]] 
         "name": _title(name),
         "caption": spec.caption,
         "place": _place(spec.place, name),
-        "protocol": spec.protocol
+        "protocol": " and ".join(spec.protocols())
         or ("each model by itself" if any(row.origin for row in spec.rows) else "nothing is trained"),
         "command": command(paper, name),
     }
@@ -263,6 +145,7 @@ def _table(paper: str, name: str, spec: specs.Table, rows: list[dict[str, Any]] 
 def _head(column: str, cells: list[dict[str, Any]]) -> Head:
     first = cells[0]
     every, centre = _same(cells, "baseline_all"), _same(cells, "baseline_centre")
+    percent = bool(first.get("percent")) and not notation.in_percent(first["metric"])
     data = sorted({cell["data"] for cell in cells if cell["data"]})
     return Head(
         id=column,
@@ -270,8 +153,8 @@ def _head(column: str, cells: list[dict[str, Any]]) -> Head:
         metric=first["metric"],
         testset=", ".join((first["testset"] or "").split("+")),
         data=", ".join(_words(kind) for kind in data),
-        baseline_all="" if every is None else _number(every, 3),
-        baseline_centre="" if centre is None else _number(centre, 3),
+        baseline_all=_shown(every, "", 1 if percent else 3, percent),
+        baseline_centre=_shown(centre, "", 1 if percent else 3, percent),
     )
 
 
@@ -307,15 +190,15 @@ def _row(
 def _cell(cell: dict[str, Any] | None, head: Head, digits: int, notes: Mapping[str, int]) -> Cell:
     if cell is None:
         return Cell(column=head.id)
-    baseline = ""
+    baseline, percent = "", bool(cell.get("percent"))
     if not head.baseline_all and cell["baseline_all"] is not None:
-        baseline = f"all {_number(cell['baseline_all'], digits)}"
+        baseline = f"all {_shown(cell['baseline_all'], '', digits, percent)}"
         if cell["baseline_centre"] is not None:
-            baseline += f", centre {_number(cell['baseline_centre'], digits)}"
+            baseline += f", centre {_shown(cell['baseline_centre'], '', digits, percent)}"
     return Cell(
         column=cell["column"],
-        measured=_shown(cell["measured"], cell["metric"], digits),
-        interval=_interval(cell["ci_low"], cell["ci_high"], digits, cell["metric"]),
+        measured=_shown(cell["measured"], cell["metric"], digits, percent),
+        interval=_interval(cell["ci_low"], cell["ci_high"], digits, cell["metric"], percent),
         printed=cell["printed"] or "",
         status=cell["status"],
         spread=_spread(cell),
@@ -328,23 +211,27 @@ def _cell(cell: dict[str, Any] | None, head: Head, digits: int, notes: Mapping[s
 def weak(cell: Mapping[str, Any]) -> bool:
     """True when a measured cell is not shown to be above the better constant baseline on the same images."""
     known = [cell[name] for name in ("baseline_all", "baseline_centre") if cell[name] is not None]
-    if cell["measured"] is None or not known:
+    if cell["measured"] is None or not known or _lower(cell["metric"]):
         return False
     low = cell["ci_low"] if cell["ci_low"] is not None else cell["measured"]
     return bool(low <= max(known))
 
 
+def _lower(metric: str) -> bool:
+    """Whether less is better: a constant prediction is no measure of such a number."""
+    return metric in metrics.names() and metrics.load(metric).lower
+
+
 def _digits(cells: list[dict[str, Any]]) -> int:
-    """Decimals of a column: as the paper prints it, three where it prints none."""
-    printed = [cell["printed"] for cell in cells if cell["printed"] and "." in cell["printed"]]
-    found = [len([c for c in text.rsplit(".", 1)[1] if c.isdigit()]) for text in printed]
-    return max(found, default=3)
+    """Decimals of a column: as the paper prints it; three, of percents one, where it prints none."""
+    found = [notation.decimals(cell["printed"]) for cell in cells if cell["printed"] and "." in cell["printed"]]
+    return max(found, default=1 if any(cell.get("percent") for cell in cells) else 3)
 
 
-def _shown(value: float | None, metric: str, digits: int = 3) -> str:
+def _shown(value: float | None, metric: str, digits: int = 3, percent: bool = False) -> str:
     """As the paper would print it: scores with its decimals, parameters in millions, operations in billions."""
-    if value is not None and notation.in_percent(metric):
-        return _number(100 * value, 1)
+    if value is not None and (percent or notation.in_percent(metric)):
+        return _number(100 * value, digits if percent and digits < 3 else 1)
     if value is None or metric not in ("params", "macs", "input_size"):
         return _number(value, digits)
     if metric == "input_size":
@@ -357,8 +244,9 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _interval(low: float | None, high: float | None, digits: int, metric: str = "") -> str:
-    return "" if low is None or high is None else f"{_shown(low, metric, digits)} to {_shown(high, metric, digits)}"
+def _interval(low: float | None, high: float | None, digits: int, metric: str = "", percent: bool = False) -> str:
+    ends = [_shown(end, metric, digits, percent) for end in (low, high)]
+    return "" if low is None or high is None else " to ".join(ends)
 
 
 def _spread(row: Mapping[str, Any]) -> str:
@@ -368,7 +256,8 @@ def _spread(row: Mapping[str, Any]) -> str:
     if row["n_seeds"]:
         seeds = f"{row['n_seeds']} seed" + ("s" if row["n_seeds"] != 1 else "")
         sd = row.get("seed_sd")
-        parts.append(seeds if sd is None or row["n_seeds"] == 1 else f"{seeds}, sd {sd:.3f}")
+        shown = "" if sd is None else f"{100 * sd:.1f}" if row.get("percent") else f"{sd:.3f}"
+        parts.append(seeds if sd is None or row["n_seeds"] == 1 else f"{seeds}, sd {shown}")
     return " · ".join(parts)
 
 
@@ -379,7 +268,8 @@ def _conditions(rows: Iterable[Mapping[str, Any]]) -> str:
     scored = [row for row in measured if row.get("metric") not in specs.COUNTS]
     scales = sorted({row["scale"] for row in scored if row["scale"]})
     data = sorted({row["data"] for row in scored if row["data"]})
-    parts = [f"{', '.join(scales)} scale, on {' and '.join(_words(kind) for kind in data)} images"] if scored else []
+    on = f", on {' and '.join(_words(kind) for kind in data)} images" if data else ""
+    parts = [f"{', '.join(scales)} scale{on}"] if scored else []
     parts += ["counts at paper scale, without images"] if counted else []
     return "; ".join(parts) or "nothing was measured"
 
@@ -392,21 +282,36 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _curves(paper: str, name: str, spec: specs.Figure, profile: str) -> Curves:
+SAYS = {
+    "curves": "bands are 95 % intervals. The paper prints curves, no numbers.",
+    "by_type": "lines on the bars are 95 % intervals. The paper prints bars, no numbers.",
+    "signals_by_type": "lines on the bars are 95 % intervals.",
+    "codebook": "what the codebook alone shows. The paper prints curves, no numbers.",
+    "dynamics": "training images of each class that are named rightly; bands are 95 % intervals. The paper prints "
+    "curves, no numbers.",
+    "states": "a point for each test image; the number over a picture has its 95 % interval. The paper prints "
+    "pictures, no numbers.",
+    "samples": "images by a hash of their key, never by result. The paper's own are not shown.",
+}
+"""What a figure of a kind shows."""
+
+
+def _figure(paper: str, name: str, spec: specs.Figure, profile: str) -> Figure:
     path = Path(f"{paths.table(profile, f'{paper}.{name}')}.parquet")
     drawn, points, conditions = "", [], ""
     if path.is_file():
         data = pq.read_table(path)
         drawn = charts.svg(data, kind=spec.kind, metric=spec.metric, salt=f"{paper}.{name}")
         rows = data.to_pylist()
-        points = [_point(row) for row in rows]
+        points = [_point(row) for row in rows if spec.kind != "states" or row["key"] is None]
         conditions = _conditions(rows)
-    return Curves(
+    return Figure(
         id=f"{paper}.{name}",
         name=_title(name),
         caption=spec.caption,
         place=_place(spec.place, name),
         metric=spec.metric or "",
+        says=SAYS[spec.kind],
         command=command(paper, name),
         notes=spec.notes,
         svg=drawn,
@@ -427,8 +332,9 @@ def _point(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _claim(row: Mapping[str, Any], quote: str) -> Claim:
+def _claim(row: Mapping[str, Any], quote: str, percent: bool) -> Claim:
     difference, low, high = row["difference"], row["ci_low"], row["ci_high"]
+    digits, scale = (1, 100) if percent else (3, 1)
     bar = None
     if difference is not None and low is not None and high is not None:
         bar = (_share(low), _share(difference), _share(high))
@@ -441,10 +347,10 @@ def _claim(row: Mapping[str, Any], quote: str) -> Claim:
         quote=quote,
         line=row["line"],
         relation="should be greater than" if row["relation"] == "greater" else "should be less than",
-        left=_shown(row["left_measured"], row["metric"]),
-        right=_shown(row["right_measured"], row["metric"]),
-        difference="" if difference is None else f"{'+' if difference > 0 else ''}{_shown(difference, row['metric'])}",
-        interval="" if low is None or high is None else f"{low:+.3f} to {high:+.3f}",
+        left=_shown(row["left_measured"], row["metric"], digits, percent),
+        right=_shown(row["right_measured"], row["metric"], digits, percent),
+        difference=("+" if difference and difference > 0 else "") + _shown(difference, row["metric"], digits, percent),
+        interval="" if low is None or high is None else f"{scale * low:+.{digits}f} to {scale * high:+.{digits}f}",
         bar=bar,
         verdict=row["verdict"],
         basis=" · ".join(part for part in basis if part),

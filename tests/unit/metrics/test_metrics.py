@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score, roc_curve
+from sklearn.neighbors import NearestNeighbors
 
 from tests.unit.metrics.score_rows import counts, scored, table
 from unforge import metrics, seeds
@@ -18,6 +19,7 @@ from unforge import metrics, seeds
 IDS = [
     "auc_sida",
     "ciou",
+    "ciou@tampered",
     "class_acc@macro",
     "class_acc@real",
     "class_acc@synthetic",
@@ -27,6 +29,8 @@ IDS = [
     "class_f1@real",
     "class_f1@synthetic",
     "class_f1@tampered",
+    "entanglement",
+    "false_positives",
     "giou",
     "image_acc",
     "image_auc",
@@ -34,11 +38,14 @@ IDS = [
     "image_f1_mvss",
     "pixel_auc",
     "pixel_f1@0.5",
+    "pixel_f1@tampered",
     "pixel_f1_benco",
     "pixel_f1_best",
     "pixel_f1_permuted",
     "pixel_f1_pooled",
+    "pixel_f1_pooled@tampered",
     "pixel_iou",
+    "pixel_iou@tampered",
     "score_mean",
     "tpr@1%fpr",
     "tpr@1%fpr_held_out",
@@ -155,13 +162,105 @@ def test_one_class_leaves_rank_metrics_undefined() -> None:
     assert value([{"label": 0, "score": 0.9}], "image_f1") is None
 
 
+def three(kind: str, probabilities: list[float]) -> dict[str, Any]:
+    """An image of a method that tells three classes apart; its score is 1 - P(real)."""
+    label = int(kind != "authentic")
+    return {"kind": kind, "label": label, "class_probs": probabilities, "score": 1 - probabilities[0]}
+
+
+# real as real, real as synthetic, synthetic as synthetic, tampered as tampered, tampered as real
+FIVE = [
+    three("authentic", [0.8, 0.1, 0.1]),
+    three("authentic", [0.2, 0.7, 0.1]),
+    three("generated", [0.1, 0.8, 0.1]),
+    three("regenerated", [0.0, 0.1, 0.9]),
+    three("splice", [0.4, 0.3, 0.3]),
+]
+
+
 def test_auc_sida_of_three_classes() -> None:
-    # predictions: class 0 as 0, class 0 as 1, class 1 as 1, class 2 as 2
-    # precision 1, 1/2, 1 (mean 5/6); recall 1/2, 1, 1 (mean 5/6)
-    said = [(0, [0.8, 0.1, 0.1]), (0, [0.2, 0.7, 0.1]), (1, [0.1, 0.8, 0.1]), (2, [0.0, 0.1, 0.9])]
-    rows = [{"label": label, "class_probs": probabilities} for label, probabilities in said]
-    assert value(rows, "auc_sida") == pytest.approx(25 / 36)
-    assert value(rows, "image_acc") == pytest.approx(0.75)
+    # precision 1/2, 1/2, 1 (mean 2/3); recall 1/2, 1, 1/2 (mean 2/3)
+    assert value(FIVE, "auc_sida") == pytest.approx(4 / 9)
+    # without the last: precision 1, 1/2, 1 (mean 5/6); recall 1/2, 1, 1 (mean 5/6)
+    assert value(FIVE[:4], "auc_sida") == pytest.approx(25 / 36)
+    beside = [{**row, "key": f"k{i}"} for i, row in enumerate([*FIVE[:4], {"label": 1, "score": 0.0}])]
+    assert value(beside, "auc_sida") == pytest.approx(25 / 36)
+
+
+def test_three_classes_against_two_labels() -> None:
+    # called authentic: the first and the last, though the last one's score is 0.6
+    assert value(FIVE, "image_acc") == pytest.approx(3 / 5)
+    # tp 2, fp 1, fn 1
+    assert value(FIVE, "image_f1") == pytest.approx(4 / 6)
+    # sensitivity 2/3, specificity 1/2
+    assert value(FIVE, "image_f1_mvss") == pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5))
+    confused = [three("generated", [0.1, 0.1, 0.8]), three("splice", [0.1, 0.8, 0.1])]
+    assert value(confused, "image_acc") == 1.0, "which forgery it is does not matter here"
+
+
+def test_false_positives_of_scores_and_of_classes() -> None:
+    assert value(FIVE, "false_positives") == pytest.approx(1 / 2)
+    assert metrics.estimate([table(FIVE)], "false_positives", seed=0, replicates=5).n == 2
+    scored_only = [{"label": 0, "score": s} for s in (0.5, 0.6, 0.9, 0.1)] + [{"label": 1, "score": 0.9}]
+    assert value(scored_only, "false_positives") == pytest.approx(2 / 4)
+    assert value([{"label": 1, "score": 0.9}], "false_positives") is None
+
+
+def test_of_tampered_images_alone() -> None:
+    # a tampered image, one with nothing found, an authentic one with a false alarm, a generated one wholly found
+    rows = [counts(10, 10, 10, 70), counts(0, 5, 20, 75), counts(0, 4, 0, 96), counts(100, 0, 0, 0, kind="generated")]
+    assert value(rows, "ciou@tampered") == pytest.approx(10 / 55)
+    assert value(rows, "pixel_f1_pooled@tampered") == pytest.approx(20 / 65)
+    assert value(rows, "pixel_iou@tampered") == pytest.approx((10 / 30) / 2)
+    assert value(rows, "pixel_f1@tampered") == pytest.approx((20 / 40) / 2)
+    for metric in ("ciou@tampered", "pixel_f1_pooled@tampered", "pixel_iou@tampered", "pixel_f1@tampered"):
+        assert metrics.estimate([table(rows)], metric, seed=0, replicates=5).n == 2
+        assert value(rows[2:], metric) is None
+    assert value(rows, "ciou") == pytest.approx(110 / 159), "this one counts them all"
+
+
+def states(points: Sequence[Sequence[float]], kinds: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"kind": kind, "label": int(kind != "authentic"), "signals": {f"state_{i}": v for i, v in enumerate(point)}}
+        for point, kind in zip(points, kinds, strict=True)
+    ]
+
+
+def test_entanglement_by_hand() -> None:
+    # three points a line apart: each has the two others as neighbours
+    rows = states([[0, 0], [1, 0], [2, 0]], ["authentic", "splice", "generated"])
+    # real: one tampered of two; tampered: one real of two; the synthetic one does not count
+    assert value(rows, "entanglement") == pytest.approx(1 / 2)
+    assert metrics.estimate([table(rows)], "entanglement", seed=0, replicates=5).n == 2
+    assert value(states([[0.0], [1.0]], ["authentic", "generated"]), "entanglement") is None
+    assert value([{"label": 1}, {"label": 0}], "entanglement") is None
+    assert value([{"label": 1, "signals": {"margin": 1.0}}, {"label": 0}], "entanglement") is None
+
+
+def test_entanglement_against_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    kinds = np.array(["authentic", "splice", "generated"])[rng.integers(0, 3, 90)]
+    points = rng.normal(size=(90, 12)) + (kinds == "splice")[:, None] * 0.4
+    near = NearestNeighbors(n_neighbors=11).fit(points).kneighbors(points, return_distance=False)[:, 1:]
+    other = {"authentic": "splice", "splice": "authentic"}
+    expected = np.mean([np.mean(kinds[n] == other[k]) for n, k in zip(near, kinds, strict=True) if k in other])
+    assert value(states(points.tolist(), kinds.tolist()), "entanglement") == pytest.approx(expected)
+    apart = np.where((kinds == "splice")[:, None], points + 100, points)
+    assert value(states(apart.tolist(), kinds.tolist()), "entanglement") == 0.0
+
+
+def test_a_mean_of_columns_weighs_columns_alike() -> None:
+    rows = [{"label": 1, "score": s, "key": f"k{i}"} for i, s in enumerate((0.9, 0.1, 0.9, 0.9))]
+    one, two, three_ = (table([row]) for row in rows[:3])
+    whole = metrics.of_columns([[([one], "image_acc"), ([two], "image_acc")], [([three_], "image_f1")]], seed=0)
+    assert (whole.value, whole.n) == (pytest.approx((1 / 2 + 1) / 2), 3)
+    parts = [([one], "image_acc"), ([two], "image_acc"), ([three_], "image_acc")]
+    assert metrics.of_columns([parts], seed=0) == metrics.average(parts, seed=0)
+    again = table([{**rows[0], "score": 0.1}], seed=1)
+    seeds_apart = metrics.of_columns([[([one, again], "image_acc")], [([three_], "image_f1")]], seed=0)
+    assert (seeds_apart.value, seeds_apart.n_seeds, seeds_apart.seed_sd) == (pytest.approx(0.75), 1, None)
+    with pytest.raises(ValueError, match="no columns"):
+        metrics.of_columns([[]], seed=0)
 
 
 def test_video_auc_averages_frames() -> None:

@@ -25,6 +25,7 @@ CELL = pa.schema(
     + [(name, pa.string()) for name in ("testset", "data", "scale", "pretraining", "status", "note")]
     + [("line", pa.int64())]
     + [(name, pa.string()) for name in ("method", "variant", "protocol", "signal")]
+    + [("percent", pa.bool_())]
 )
 CLAIM = pa.schema(
     [

@@ -239,3 +239,49 @@ def test_what_a_method_wrote_and_its_classes_are_told(
     lines: list[str] = []
     inspect.echo([row], lines.append)
     assert "  it wrote: tampered\ufffd[31m <|mt_start|>" in lines
+
+
+class Anchored:
+    """A method that names a class and has one heat map of the whole image, or one for each of four anchors."""
+
+    EXTRAS = ("attention_last",)
+
+    def __init__(self, anchors: int) -> None:
+        self.anchors = anchors
+        self.asked: list[bool] = []
+
+    def predict(self, image: torch.Tensor, extras: bool = False) -> Prediction:
+        self.asked.append(extras)
+        mask = torch.zeros(1, 1, 4, 4)
+        mask[..., 2:, 2:] = 1.0
+        maps = mask.expand(1, self.anchors**2, 4, 4).reshape(1, self.anchors, self.anchors, 4, 4)
+        probabilities = torch.tensor([[0.1, 0.2, 0.7]])
+        return Prediction(
+            mask=mask, class_probs=probabilities, score=torch.tensor([0.9]), extras={"attention_last": maps}
+        )
+
+
+def test_class_heat_map_and_mask(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = Anchored(1)
+    monkeypatch.setattr(methods, "load", lambda folder: method)
+    rows = inspect.inspect([picture(tmp_path / "in/holiday.png", (32, 32))], run, tmp_path / "out")
+    assert method.asked == [True]
+    assert (rows[0]["class"], rows[0]["heat"]) == ("tampered", "holiday.heat.png")
+    heat = np.asarray(Image.open(tmp_path / "out/holiday.heat.png")).astype(int)
+    assert heat.shape == (32, 32, 3)
+    assert heat[28:, 28:].sum() > 5 * heat[:4, :4].sum(), "hot where the error is"
+    lines: list[str] = []
+    inspect.echo(rows, lines.append)
+    assert "class tampered (0.70), score 0.900" in lines[1]
+    assert "heat map holiday.heat.png" in lines[1]
+    assert paths.read_json(tmp_path / "out/holiday.json")["class"] == "tampered"
+
+
+def test_maps_of_several_anchors_are_not_one_heat_map(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods, "load", lambda folder: Anchored(2))
+    rows = inspect.inspect([picture(tmp_path / "in/holiday.png", (32, 32))], run, tmp_path / "out")
+    assert "heat" not in rows[0]
+    assert not (tmp_path / "out/holiday.heat.png").exists()
+    assert inspect.named([0.5, 0.5]) is None

@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.report import made
-from unforge import figures, profiles, report, specs, tables
+from unforge import figures, generators, markdown, paths, profiles, report, specs, tables
 from unforge.report import page
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "line", "circle", "path", "use", "rect"}
@@ -145,8 +146,9 @@ def test_a_cell_whose_interval_reaches_a_constant_says_so(tree: Node) -> None:
 def test_weak_compares_the_lower_bound_with_the_better_baseline(
     low: float, every: float | None, centre: float | None, expected: bool
 ) -> None:
-    cell = {"measured": 0.5, "ci_low": low, "baseline_all": every, "baseline_centre": centre}
+    cell = {"measured": 0.5, "ci_low": low, "baseline_all": every, "baseline_centre": centre, "metric": "pixel_iou"}
     assert page.weak(cell) is expected
+    assert page.weak(cell | {"metric": "false_positives"}) is False, "less is better: a constant is no measure"
 
 
 def test_the_first_screen_counts_what_was_measured(tree: Node) -> None:
@@ -324,3 +326,57 @@ def test_marks_are_those_of_the_tables(tree: Node) -> None:
 def test_made_up_tables_have_the_columns_of_real_ones() -> None:
     assert made.CELL.names == tables.CELLS.names
     assert set(made.POINT.names) - {"block"} <= set(figures.POINTS.names)
+
+
+def in_percent(root: Path) -> None:
+    """The table that was built, printed in percent: 82.7 for what is measured as 0.4567."""
+    path = root / "papers/sparsevit/table_2.yaml"
+    path.write_text(path.read_text().replace("protocol: catnet", "protocol: catnet\npercent: true"))
+    table = root / f"reports/{made.PROFILE}/tables/sparsevit.table_2.parquet"
+    rows = pq.read_table(table).to_pylist()
+    for row in rows:
+        row["percent"] = row["column"] == "f1"
+        row["printed"] = "82.7%(+3.25)" if row["column"] == "f1" and row["printed"] else row["printed"]
+    made.save(table, rows, made.CELL)
+
+
+def test_what_is_printed_in_percent_is_shown_so(root: Path) -> None:
+    in_percent(root)
+    table = parsed(report.render(made.PROFILE)).all("table", data_table="sparsevit.table_2")[0]
+    (cell,) = table.all("td", data_row="full", data_column="f1")
+    for words in ("45.7 40.1 to 51.2", "paper 82.7%(+3.25)", "sd 4.1"):
+        assert words in cell.text
+    assert table.all("td", data_baseline="baseline_all", data_column="f1")[0].text == "19.8"
+    assert "1.01" in table.all("td", data_row="full", data_column="params")[0].text, "counts stay as they are"
+
+
+def test_generators_are_shown_once_they_are_there(root: Path) -> None:
+    assert parsed(report.render(made.PROFILE)).all("section", id="generators") == []
+    about = profiles.load(made.PROFILE)
+    folder = root / paths.codebook(about.name, "rar")
+    folder.mkdir(parents=True)
+    meta = paths.meta({"measured": {"psnr": 21.345, "codes": 256}}, 0, {})
+    paths.write_json(folder / "meta.json", meta)
+    generators.write(generators.build(about, ["rar"]), root / f"reports/{made.PROFILE}/generators")
+    (shown,) = parsed(report.render(made.PROFILE)).all("section", id="generators")
+    assert "PSNR" in shown.text
+    assert "rar 21.34" in shown.text
+
+
+def test_a_figure_that_its_paper_calls_a_table(root: Path) -> None:
+    figure = {"kind": "dynamics", "caption": "Training.", "place": "Table 3 (caption: line 528)", "protocol": "catnet"}
+    figure |= {"series": [{"id": "full", "label": "SparseViT", "method": "sparsevit"}]}
+    made.write_yaml(root / "papers/sparsevit/figure_table_3.yaml", figure)
+    (section,) = parsed(report.render(made.PROFILE)).all("section", id="sparsevit.figure_table_3")
+    assert section.text.startswith("Table 3 caption: line 528")
+    assert "was not built" in section.text
+    points = figures.build("sparsevit", "figure_table_3", profiles.load(made.PROFILE))
+    markdown.write_parquet(points, root / f"reports/{made.PROFILE}/tables/sparsevit.figure_table_3.parquet")
+    (section,) = parsed(report.render(made.PROFILE)).all("section", id="sparsevit.figure_table_3")
+    assert "training images of each class" in section.text
+    assert section.all("svg")
+
+
+def test_every_kind_of_figure_has_its_words() -> None:
+    kinds = set(get_args(specs.Figure.model_fields["kind"].annotation))
+    assert set(page.SAYS) == kinds
