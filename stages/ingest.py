@@ -6,41 +6,42 @@ import argparse
 import sys
 from typing import Any
 
-from unforge import datasets, forgeries, paths, profiles, shards
-from unforge.datasets import ingest
-from unforge.forgeries.steps import tiles, views
-from unforge.types import Views
+from unforge import datasets, forgeries, paths, profiles, shards, types
+from unforge.datasets import ingest, photos
+from unforge.forgeries.steps import clips, tiles, views
+from unforge.videos import Clips, reading
 
 
 def stage(name: str, profile: profiles.Profile) -> None:
     target = paths.shards(profile.name, name)
     if name == "photos":
-        pool = datasets.load(name)
-        return shards.write(target, pool.photographs(), name=name, data="real", version=pool.VERSION)
+        return shards.write(target, photos.photographs(), name=name, data="real", version=photos.VERSION)
     raw = paths.raw(name) / "SOURCE.json"
     source = {"source": "stand_in"} if name in ("pretraining", "views") else paths.read_json(raw)
     module, scale = datasets.load(source.get("module", name)), profile.scale("ingest", name)
     if source["source"] != "real":
-        return stand_in(name, module, profile, scale["images"], scale["size"])
-    rows: list[dict[str, Any]] = []
+        return stand_in(name, module, profile, scale)
+    rows, how = list[dict[str, Any]](), reading.options(scale)
     shards.write(
-        target, ingest.samples(paths.raw(name), rows, limit=scale["images"], seed=profile.seed), name=name, data="real",
-        version=module.VERSION, redistribute=module.CARD.redistribute, rejects=ingest.rejects(rows), seed=profile.seed,
-        config={"limit": scale["images"]}, inputs={"source": paths.sha256(raw)},
+        target, (reading if "frames" in how else ingest).samples(paths.raw(name), rows, seed=profile.seed, **how),
+        name=name, data="real", version=module.VERSION, redistribute=module.CARD.redistribute, seed=profile.seed,
+        config=how, rejects=ingest.rejects(rows), inputs={"source": paths.sha256(raw)},
     )  # fmt: skip
 
 
-def stand_in(name: str, module: Any, profile: profiles.Profile, images: int, size: int) -> None:
+def stand_in(name: str, module: Any, profile: profiles.Profile, scale: dict[str, Any]) -> None:
     """Modified crops of freely licensed photographs: they may be shown, unlike the photographs themselves."""
     pool, recipe = shards.ShardSet(paths.shards(profile.name, "photos")), module.STAND_IN
-    made, inputs = (pool, images, size, profile.seed, name), {"photos": pool.digest}
-    if isinstance(recipe, Views):
+    made, inputs = (pool, scale["images"], scale["size"], profile.seed, name), {"photos": pool.digest}
+    if isinstance(recipe, types.Views):
         samples, version = views.views(recipe, *made), views.VERSION
+    elif isinstance(recipe, Clips):
+        samples, version = clips.clips(recipe, *made, scale["frames"], scale["policy"]), clips.VERSION
     else:
         samples, version = forgeries.stand_in(recipe, *made, *maker(module, profile, inputs)), forgeries.VERSION
     shards.write(
         paths.shards(profile.name, name), samples, name=name, data="stand_in", version=f"{module.VERSION}/{version}",
-        redistribute=True, config={"images": images, "size": size}, seed=profile.seed, inputs=inputs,
+        redistribute=True, config=scale, seed=profile.seed, inputs=inputs,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforge import datasets, paths
 from unforge.datasets import archives, generated, ingest, layout
+from unforge.videos import Clips, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -208,12 +209,12 @@ def _examine(dataset: str, folder: Path, refused: list[dict[str, Any]], progress
     module = _module(dataset)
     rows: list[dict[str, Any]] = []
     origin = generated.model(dataset)
-    reading = (
-        generated.read(origin, folder, rows, progress=progress)
-        if origin
-        else ingest.read(module, folder, rows, progress=progress)
-    )
-    for _ in reading:
+    if origin:
+        found = generated.read(origin, folder, rows, progress=progress)
+    else:
+        read = reading.read if isinstance(getattr(module, "STAND_IN", None), Clips) else ingest.read
+        found = read(module, folder, rows, progress=progress)
+    for _ in found:
         pass
     if not rows:
         raise ValueError(_wrong_layout(dataset, module, folder, refused))

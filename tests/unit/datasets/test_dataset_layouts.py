@@ -26,6 +26,7 @@ from unforge.datasets import (
     tampcoco,
 )
 from unforge.types import Card, StandIn, Views
+from unforge.videos import Clips
 
 
 def rows(module, root: Path) -> dict[str, tuple]:
@@ -59,6 +60,10 @@ def test_every_module_keeps_the_contract(name):
     recipe = getattr(module, "STAND_IN", None)
     if isinstance(recipe, Views):
         assert set(recipe.splits) <= {name for name, _ in photos.SHARES}
+    elif isinstance(recipe, Clips):
+        assert recipe.authentic == 0.5
+        assert recipe.split == ("train" if name == "faceforensics" else "test")
+        assert callable(module.find)
     elif recipe is not None:
         assert isinstance(recipe, StandIn)
         assert sum(recipe.kinds.values()) == pytest.approx(1)

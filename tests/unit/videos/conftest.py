@@ -1,0 +1,5 @@
+"""Trees of tiny images."""
+
+from tests.unit.datasets.conftest import tree
+
+__all__ = ["tree"]
