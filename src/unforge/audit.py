@@ -43,7 +43,7 @@ def printed(paper: str) -> list[Printed]:
                 value = notation.target(text, spec.metric, percent)
                 if text is None or value is None:
                     continue
-                half = notation.rounding(text) / (100 if percent else 1)
+                half = notation.rounding(text, spec.metric) / (100 if percent else 1)
                 found.append(
                     Printed(
                         table=name,

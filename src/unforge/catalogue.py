@@ -260,6 +260,8 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
         if run.paper == paper:
             stages += (origins.run_stages if run.origin else run_stages)(profile, run_name, run)
     stages += origins.paper_stages(profile, paper, demand)
+    attention = _attention(profile, paper, demand)
+    stages += attention
     folder = f"papers/{paper}"
     entries: list[tuple[str, str, specs.Table | specs.Figure]] = [
         *(("table", entry, table) for entry, table in specs.tables(paper).items()),
@@ -271,6 +273,7 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
         base = str(paths.table(name, f"{paper}.{entry}"))
         families = {panel.perturbation for panel in spec.panels} if isinstance(spec, specs.Figure) else set()
         codebooks = [spec.codebook] if isinstance(spec, specs.Figure) and spec.codebook else []
+        looks = [stage.outs[0] for stage in attention if isinstance(spec, specs.Figure) and spec.kind == "attention"]
         logs = [run for run in demands.logged(paper, entry, profile) if run in demand.runs]
         used = [f"unforge.perturbations.{family}" for family in sorted(families)]
         protocols = spec.protocols() if isinstance(spec, specs.Table) else filter(None, [spec.protocol])
@@ -289,6 +292,7 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
                         | {str(paths.counts(name, method)) for method in counts}
                         | {str(paths.codebook(name, codebook)) for codebook in codebooks}
                         | {str(paths.run(name, run)) for run in logs}
+                        | set(looks)
                     )
                 ),
                 files=tuple(file for file in files if (paths.root() / file).is_file()),
@@ -300,6 +304,35 @@ def paper_stages(profile: profiles.Profile, paper: str, demand: demands.Demand) 
             )
         )
     return stages
+
+
+def _attention(profile: profiles.Profile, paper: str, demand: demands.Demand) -> list[Stage]:
+    """Where a paper's runs look in a few frames: all of them together, once they can be trained."""
+    wanted = demands.looks(paper)
+    if wanted is None or {*wanted.runs} - {*demand.runs} or {*wanted.testsets} - demand.testsets:
+        return []
+    runs, name = [demand.runs[run] for run in wanted.runs], profile.name
+    used = {f"unforge.methods.{run.method}" for run in runs}
+    used |= {f"unforge.backbones.{run.assets[role]}" for run in runs for role in assets.BACKBONES if role in run.assets}
+    return [
+        Stage(
+            name="attention",
+            script="attention",
+            arguments=(
+                *(paper, "--testsets", ",".join(wanted.testsets), "--runs", ",".join(wanted.runs)),
+                *("--frames", str(wanted.frames)),
+            ),
+            modules=tuple(sorted(used)),
+            deps=tuple(
+                [str(paths.run(name, run)) for run in wanted.runs]
+                + [str(paths.shards(name, testset)) for testset in wanted.testsets]
+            ),
+            keys=("machine",),
+            seed=True,
+            outs=(demands.attention(name, paper),),
+            pool="gpu",
+        )
+    ]
 
 
 def render(stages: Iterable[Stage], profile: str, wdir: str | None) -> str:

@@ -83,7 +83,7 @@ def demand(profile: profiles.Profile, papers: Iterable[str] | None = None) -> De
         for want in _wants(paper):
             counts |= {want.method} if want.counted else set()
             if not want.origin:
-                compared |= {base(testset) for testset in want.testsets}
+                compared |= {base(testset) for testset in (*want.testsets, *want.looked)}
             for name, seed in _named(want, number):
                 known = runs.get(name)
                 runs[name] = Run(
@@ -172,11 +172,38 @@ def logged(paper: str, entry: str, profile: profiles.Profile) -> list[str]:
 
 def _named(want: _Want, number: Mapping[tuple[str, str, str], int]) -> list[tuple[str, int]]:
     """Names and seeds of the runs that a row asks for."""
-    many = number.get((want.protocol, want.method, want.variant), 1) if want.testsets or want.log else 0
+    many = number.get((want.protocol, want.method, want.variant), 1) if want.testsets else 0
     return [
         (specs.run_name(want.paper, want.protocol, want.method, want.variant, seed), seed)
-        for seed in range(1 if want.log else many)
+        for seed in range(1 if want.log or want.looked else many)
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """Where the runs of a paper are to look: see `attention`."""
+
+    runs: tuple[str, ...]
+    testsets: tuple[str, ...]
+    frames: int
+    """Real and fake frames of each test set."""
+
+
+def looks(paper: str) -> Looks | None:
+    """What the figures of a paper ask of the frames that runs look at; None without such a figure."""
+    drawn = [figure for figure in specs.figures(paper).values() if figure.kind == "attention"]
+    if not drawn:
+        return None
+    return Looks(
+        runs=tuple(sorted({name for want in _wants(paper) if want.looked for name, _ in _named(want, {})})),
+        testsets=tuple(sorted({testset for figure in drawn for testset in figure.testsets})),
+        frames=max(figure.images for figure in drawn),
+    )
+
+
+def attention(profile: str, paper: str) -> str:
+    """Where the runs of a paper look in a few frames."""
+    return f"data/attention/{profile}/{paper}.parquet"
 
 
 def counts_needed(paper: str, entry: str) -> list[str]:
@@ -217,6 +244,8 @@ class _Want:
     counted: bool = False
     log: bool = False
     """What was measured while it trained is wanted, of the first seed."""
+    looked: tuple[str, ...] = ()
+    """Test sets in whose frames it is wanted where the run looks, of the first seed."""
     pictures: bool = False
     """Single images are shown: no constant prediction stands beside them."""
     origin: str = ""
@@ -273,6 +302,9 @@ def _wants(paper: str) -> list[_Want]:
                 testsets=tuple(sorted(testsets)),
                 pictures=figure.kind in ("states", "samples"),
             )
+            if figure.kind == "attention":
+                found.append(replace(want, testsets=(), looked=want.testsets))
+                continue
             found += [want] + ([replace(want, testsets=(), log=True)] if figure.kind == "dynamics" else [])
     return found
 

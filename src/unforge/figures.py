@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,19 @@ POINTS = pa.schema(
 """One row per point of a figure. Curves: a panel for each perturbation, `level` in its module's units. By type: a panel
 for each kind of forgery, `level` 0 or the number in the signal's name. Codebook: panels `usage` (`level`: rank of the
 code, `measured`: its share) and `similar` (IoU of two masks, share of their tokens that differ). Dynamics: a panel for
-each run, a series for each class, `level` the step; panel `final`: after training, on test images."""
+each run, a series for each class, `level` the step; panel `final`: after training, on test images. Weights: a series
+for each test set and one for their mean, `level` the weight of the loss. Quantiles: `level` the quantile, 0 to 1."""
 
-SCHEMAS = {"states": pictures.STATE_COLUMNS, "samples": pictures.SAMPLE_COLUMNS}
+SCHEMAS = {
+    "states": pictures.STATE_COLUMNS,
+    "samples": pictures.SAMPLE_COLUMNS,
+    "attention": pictures.SAMPLE_COLUMNS,
+}
 """What the points of some kinds have beside `POINTS`: a panel for each run, a series for each class, or for each part
-of the sample number `level`."""
+of the sample number `level`. Attention: a panel for real and for fake frames, a series for each column of pictures,
+`measured` the largest weight over the even one."""
+MEAN = "mean"
+"""Series of `weights` that is the mean over the test sets."""
 
 KINDS = ("splice", "copy_move", "removal", "regenerated")
 """Kinds of forgery that are told apart, in the order of the papers' figures."""
@@ -62,6 +71,9 @@ def build(paper: str, name: str, profile: profiles.Profile) -> pa.Table:
         "dynamics": pictures.dynamics,
         "states": pictures.states_in_a_plane,
         "samples": pictures.samples,
+        "weights": _weights,
+        "quantiles": _quantiles,
+        "attention": pictures.attention,
     }
     points = [
         {"paper": paper, "figure": name, "protocol": figure.protocol or "", **point}
@@ -111,6 +123,40 @@ def _signals(paper: str, figure: specs.Figure, number: Numbers, reader: Reader) 
                 scored = {t: [_scored(table, signal) for table in per_seed] for t, per_seed in of_kind.items()}
                 value = _value("score_mean", figure, scored, reader)
                 yield _point(kind, _words(kind), float(level), series, "+".join(scored), value, "score_mean")
+
+
+def _weights(paper: str, figure: specs.Figure, number: Numbers, reader: Reader) -> Iterator[dict[str, Any]]:
+    """A metric over the weight that a variant was trained with: on each test set, and the mean over them."""
+    metric = figure.metric or ""
+    for series in sorted(figure.series, key=lambda one: one.level or 0.0):
+        rows = _rows(paper, figure, series, number, figure.testsets, reader)
+        lines = {name: [name] for name in figure.testsets} | {MEAN: list(figure.testsets)}
+        for name, testsets in lines.items():
+            value = _value(metric, figure, {testset: rows[testset] for testset in testsets}, reader)
+            point = _point("weights", figure.axis, series.level or 0.0, series, "+".join(testsets), value, metric)
+            yield point | {"series": name, "series_label": figure.labels.get(name, "Average" if name == MEAN else name)}
+
+
+def _quantiles(paper: str, figure: specs.Figure, number: Numbers, reader: Reader) -> Iterator[dict[str, Any]]:
+    """Mean over the real images of the test sets of each of their quantiles of a signal."""
+    for series in figure.series:
+        rows = _rows(paper, figure, series, number, figure.testsets, reader)
+        real = {t: [table.filter(pc.equal(table["label"], 0)) for table in per_seed] for t, per_seed in rows.items()}
+        names = {n for per_seed in real.values() for table in per_seed for n in _signal_names(table, series.signals)}
+        numbers = sorted(int(name.removeprefix(series.signals)) for name in names)
+        by_number = {int(name.removeprefix(series.signals)): name for name in names}
+        for place in numbers or [0]:
+            signal = by_number.get(place, series.signals)
+            scored = {t: [_scored(table, signal) for table in per_seed] for t, per_seed in real.items()}
+            value = replace(_value("score_mean", figure, scored, reader), baseline_all=None, baseline_centre=None)
+            level = place / max(1, max(numbers, default=0))
+            yield _point("real", "real images", level, series, "+".join(scored), value, "score_mean")
+
+
+def _signal_names(table: pa.Table, start: str) -> set[str]:
+    """Signals of some rows whose name is `start` and a number."""
+    names = {name for row in table["signals"].to_pylist() for name, _ in row or ()}
+    return {name for name in names if name.startswith(start) and name.removeprefix(start).isdigit()}
 
 
 def _codebook(paper: str, figure: specs.Figure, number: Numbers, reader: Reader) -> Iterator[dict[str, Any]]:

@@ -40,7 +40,7 @@ def text(table: pa.Table) -> str:
         by_row.setdefault(cell["row"], {})[cell["column"]] = cell
     kind, _, number = about["name"].partition("_")
     lines = [
-        f"# {specs.paper(about['paper']).title.strip()}: {kind.capitalize()} {number}",
+        f"# {specs.paper(about['paper']).title.strip()}: {kind.capitalize()} {notation.numbered(number)}",
         "",
         spec.caption.strip(),
         "",

@@ -7,28 +7,30 @@ runs, test sets and perturbations exist because a table, a figure or a claim nam
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from unforge import notation, paths
-
-
-class Spec(BaseModel):
-    """Strict and frozen: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+from unforge.drawings import Figure as Figure
+from unforge.drawings import Panel as Panel
+from unforge.drawings import Series as Series
+from unforge.drawings import Spec as Spec
 
 T = TypeVar("T", bound=Spec)
 
-COUNTS = ("params", "macs", "params_ratio", "macs_ratio", "input_size")
+TIME = "epoch_seconds"
+"""Metric of a column of training times: printed, and measured in no table, for they are not reproducible."""
+
+COUNTS = ("params", "macs", "params_ratio", "macs_ratio", "input_size", "flops", TIME)
 """Columns that need neither data nor weights: parameters, multiply-accumulates, the two relative to another
-variant, and the side of the square input (pixels) at which they are counted."""
+variant, the side of the square input (pixels) at which they are counted, and two operations for each
+multiply-accumulate."""
 
 MEAN = "mean"
 """Metric of a column that is the mean of others, whatever theirs are."""
@@ -46,7 +48,7 @@ class Paper(Spec):
     text: str
     """File name of the text the source lines count in."""
     citation: str
-    assets: dict[str, dict[str, str]] = {}
+    assets: dict[str, dict[str, str]] = Field(default_factory=dict)
     """What runs build on, by role: of all variants of a method (`tampertok`), and what is different for one
     (`tampertok-mvss`; empty: nothing). `backbone`, `sam` and `anchor` name backbones, `codebook` a codebook, `expert`
     a run of the same protocol (`sparsevit-stem`), `run` the run whose weights are taken (`full`), `explanations` is
@@ -132,7 +134,7 @@ class Row(Spec):
     variant is the encoder."""
     signal: str = ""
     """Provenance: a module-level name of `unforge.provenance.signals.SIGNALS`; empty: the column's."""
-    signals: dict[str, str] = {}
+    signals: dict[str, str] = Field(default_factory=dict)
     """The same for single columns."""
     printed: tuple[str | None, ...] = ()
     """The paper's strings in the order of the columns; empty for a row we add."""
@@ -172,7 +174,7 @@ class Table(Spec):
                     notation.number(value)
         for index, (name, column) in enumerate(self.columns.items()):
             compared = any(row.method and row.printed and row.printed[index] for row in self.rows)
-            if compared and column.tolerance is None:
+            if compared and column.tolerance is None and column.metric != TIME:
                 raise ValueError(f"column {name} has measured rows beside printed ones and needs a tolerance")
             for part in column.average:
                 if part not in self.columns:
@@ -229,70 +231,6 @@ class Table(Spec):
         """Whether a column is printed in percent."""
         spec = self.columns[column]
         return notation.in_percent(spec.metric) or (self.percent and not spec.is_count)
-
-
-class Series(Spec):
-    """One curve: a row measured over the levels of a perturbation."""
-
-    id: str
-    label: str
-    method: str
-    variant: str = ""
-    block: str = ""
-
-
-class Panel(Spec):
-    """One perturbation family of a robustness figure; every level of the family's module is a point."""
-
-    label: str
-    perturbation: str
-    testset: str
-    clean: float | None = None
-    """Level at which the unperturbed set stands on the axis (blur 0, noise 0); None: not shown."""
-
-
-class Figure(Spec):
-    """`figure_N.yaml`: `curves` over the levels of perturbations; a metric for each kind of forgery, `by_type`; scalars
-    that a method gives beside its prediction, `signals_by_type`; what a codebook's codes are used for, `codebook`;
-    accuracy of each class while a run trains, `dynamics`; the states of images in a plane, `states`; single images
-    with what a run says of them, `samples`."""
-
-    caption: str
-    place: str
-    kind: Literal["curves", "by_type", "signals_by_type", "codebook", "dynamics", "states", "samples"] = "curves"
-    protocol: str | None = None
-    metric: str | None = None
-    """Of `curves`, `by_type` and `states` (the number beside the picture): a module-level name of
-    `unforge.metrics`."""
-    panels: tuple[Panel, ...] = ()
-    series: tuple[Series, ...] = ()
-    testsets: tuple[str, ...] = ()
-    """The sets whose images are taken; of `dynamics`, where the trained run is scored (may be left out)."""
-    shows: tuple[Literal["image", "attention", "prediction", "mask", "text"], ...] = ()
-    """Of `samples`: what stands beside each other, by the columns of `evaluate.SAMPLES`."""
-    images: int = Field(default=4, ge=1)
-    """Of `samples`: how many, at most."""
-    signals: str = ""
-    """What the names of the signals begin with; the rest is a number (`i_avg_` and the layer)."""
-    codebook: str = ""
-    notes: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _shape(self) -> Figure:
-        wanted = {
-            "curves": ("protocol", "metric", "panels", "series"),
-            "by_type": ("protocol", "metric", "testsets", "series"),
-            "signals_by_type": ("protocol", "testsets", "series", "signals"),
-            "codebook": ("codebook",),
-            "dynamics": ("protocol", "series"),
-            "states": ("protocol", "metric", "testsets", "series"),
-            "samples": ("protocol", "testsets", "series", "shows"),
-        }[self.kind]
-        free = ("testsets",) if self.kind == "dynamics" else ()
-        for name in ("protocol", "metric", "panels", "series", "testsets", "signals", "codebook", "shows"):
-            if name not in free and bool(getattr(self, name)) != (name in wanted):
-                raise ValueError(f"a figure of kind {self.kind} has {', '.join(wanted)}: see {name}")
-        return self
 
 
 class Side(Spec):
@@ -432,8 +370,9 @@ def _claims_path(name: str) -> Path:
 
 
 def _numbered(name: str, kind: str) -> list[Path]:
+    """Sorted by number; `figure_1b` stands with figure 1."""
     folder = paths.root() / "papers" / name
-    return sorted(folder.glob(f"{kind}_*.yaml"), key=lambda p: (len(p.stem), p.stem))
+    return sorted(folder.glob(f"{kind}_*.yaml"), key=lambda p: (len(re.sub(r"(?<=\d)[a-z]$", "", p.stem)), p.stem))
 
 
 def suffix(testset: str | None) -> str:

@@ -79,6 +79,7 @@ class Value:
     note: str = ""
 
 
+TIMED = Value(note="times are not reproducible: a script of benchmarks/ measures their ratio")
 OWN = Value(note="the model's own images: nothing to tell apart")
 
 
@@ -163,6 +164,11 @@ class Reader:
         path = paths.run(self.profile.name, run) / "log.parquet"
         return pq.read_table(paths.root() / path) if self._note(path) else None
 
+    def attention(self, paper: str) -> pa.Table | None:
+        """Where the runs of a paper look in a few frames (`stages/attention.py`); None when it was not built."""
+        path = Path(demand.attention(self.profile.name, paper))
+        return pq.read_table(paths.root() / path) if self._note(path) else None
+
     def _note(self, path: Path) -> bool:
         if not (paths.root() / path).is_file():
             return False
@@ -245,10 +251,14 @@ def both(sides: list[dict[str, list[pa.Table]]]) -> list[dict[str, list[pa.Table
 def count_value(column: specs.Column, row: specs.Row, reader: Reader) -> Value:
     """The count a column shows of a row; status `match` says only that it may be compared."""
     assert row.method is not None
+    if column.metric == specs.TIME:
+        return TIMED
     found = reader.count(row.method, row.variant, column.part)
     if found is None:
         return Value(note=f"{row.method} {row.variant or 'full'} was not counted")
-    if column.relative_to is None:
+    if column.metric == "flops":
+        measured = 2.0 * found["macs"]
+    elif column.relative_to is None:
         measured = float(found[column.metric])
     else:
         reference = f"{row.origin}_{column.relative_to}" if row.origin else column.relative_to

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit import toy
 from tests.unit.toy import FULL
-from unforge import figures, paths, scores, specs
+from unforge import demand, figures, paths, scores, specs
 
 SERIES = "series: [{id: full, label: Ours, method: sparsevit}]\n"
 BY_TYPE = f"""\
@@ -102,3 +102,76 @@ def test_what_a_figure_needs_goes_with_its_kind(root: Path, old: str, new: str, 
     write(root, "figure_3", BY_TYPE.replace(old, new))
     with pytest.raises(ValueError, match=message):
         specs.figures("toy")
+
+
+WEIGHTS = """\
+kind: weights
+caption: Weights
+place: nowhere
+protocol: catnet
+metric: pixel_f1@0.5
+axis: weight of a loss
+testsets: [columbia, coverage]
+labels: {columbia: Columbia}
+series:
+  - {id: default, label: "0.14", method: sparsevit, level: 0.14}
+  - {id: zero, label: "0", method: sparsevit, variant: dense, level: 0}
+"""
+
+
+def test_a_metric_over_a_weight(root: Path) -> None:
+    write(root, "figure_3", WEIGHTS)
+    for run, values in ((FULL.format(0), ([0.8, 0.6], [0.4])), (toy.DENSE, ([0.2, 0.4], [0.5]))):
+        for testset, f1 in zip(("columbia", "coverage"), values, strict=True):
+            toy.score(root, run, testset, f1)
+    points = figures.build("toy", "figure_3", toy.profile(max_seeds=1)).to_pylist()
+    found = {(p["series_label"], p["level"]): p["measured"] for p in points}
+    expected = {
+        ("Columbia", 0.0): 0.3,
+        ("coverage", 0.0): 0.5,
+        ("Average", 0.0): (0.3 + 0.5) / 2,
+        ("Columbia", 0.14): 0.7,
+        ("coverage", 0.14): 0.4,
+        ("Average", 0.14): (0.7 + 0.4) / 2,
+    }
+    assert found == pytest.approx(expected)
+    assert [p["level"] for p in points] == [0.0] * 3 + [0.14] * 3, "in the order of the weights"
+    assert {p["testset"] for p in points if p["series"] == "mean"} == {"columbia+coverage"}
+    assert demand.needs("toy", "figure_3", toy.profile(max_seeds=1)) == [
+        "constant/all", "constant/centre", toy.DENSE, FULL.format(0),
+    ]  # fmt: skip
+
+
+QUANTILES = """\
+kind: quantiles
+caption: Attention
+place: nowhere
+protocol: catnet
+testsets: [columbia]
+series:
+  - {id: a, label: A, method: sparsevit, signals: a_}
+  - {id: b, label: B, method: sparsevit, signals: b_}
+"""
+
+
+def test_quantiles_of_real_images(root: Path) -> None:
+    write(root, "figure_3", QUANTILES)
+    toy.score(root, FULL.format(0), "columbia", [0.5, 0.5, 0.5])
+    signals = [
+        {"a_00": 0.0, "a_01": 1.0, "a_02": 4.0, "b_00": 1.0, "a_mean": 9.0},
+        {"a_00": 0.5, "a_01": 2.0, "a_02": 8.0, "b_00": 3.0, "a_mean": 9.0},
+        {"a_00": 7.0, "a_01": 7.0, "a_02": 7.0, "b_00": 7.0, "a_mean": 9.0},
+    ]
+    change(root, "columbia", label=[0, 0, 1], kind=["authentic", "authentic", "splice"], signals=signals)
+    points = figures.build("toy", "figure_3", toy.profile(max_seeds=1)).to_pylist()
+    found = {(p["series"], p["level"]): p["measured"] for p in points}
+    assert found == {("a", 0.0): 0.25, ("a", 0.5): 1.5, ("a", 1.0): 6.0, ("b", 0.0): 2.0}
+    assert {(p["n"], p["baseline_all"], p["status"]) for p in points} == {(2, None, "not_comparable")}
+
+
+def test_quantiles_of_nothing(root: Path) -> None:
+    write(root, "figure_3", QUANTILES)
+    points = figures.build("toy", "figure_3", toy.profile(max_seeds=1)).to_pylist()
+    assert [(p["series"], p["level"], p["measured"], p["status"]) for p in points] == [
+        ("a", 0.0, None, "not_run"), ("b", 0.0, None, "not_run"),
+    ]  # fmt: skip

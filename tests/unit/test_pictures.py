@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
@@ -217,3 +219,85 @@ def test_what_a_kind_needs(root: Path, text: str, message: str) -> None:
     write(root, text)
     with pytest.raises(ValueError, match=message):
         specs.figures("toy")
+
+
+ATTENTION = """\
+kind: attention
+caption: C
+place: nowhere
+protocol: catnet
+testsets: [columbia]
+frames: [real, fake]
+images: 2
+series:
+  - {id: cls, label: CLS, method: sparsevit, extra: attention_cls}
+  - {id: dense, label: Dense, method: sparsevit, variant: dense, extra: attention_last}
+"""
+
+
+def look(root: Path, *frames: dict[str, Any]) -> None:
+    """A frame by itself, and the maps of two runs: of the first two, of which the first is not shown."""
+    rows = []
+    for frame in frames:
+        shared = {"testset": "columbia", "data": "stand_in", "redistribute": True, "label": 0} | frame
+        image = encoded(np.full((200, 400, 3), 90), "JPEG") if shared["redistribute"] else None
+        rows.append({**shared, "run": "", "extra": "", "image": image, "side": None, "weights": None})
+        for extra, weights in (("attention_cls", [0.1, 0.2, 0.3, 0.4]), ("attention_last", [1.0, 0.0, 0.0, 0.0])):
+            rows.append({**shared, "run": RUN, "extra": extra, "image": None, "side": 2, "weights": weights})
+    path = root / demand.attention("small", "toy")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_attention_of_runs_to_the_same_frames(root: Path) -> None:
+    write(root, ATTENTION)
+    look(
+        root,
+        *({"key": f"real{i}"} for i in range(3)),
+        {"key": "fake", "label": 1, "redistribute": False},
+        {"key": "kept", "label": 1, "redistribute": False, "data": "real"},
+        {"key": "elsewhere", "label": 1, "testset": "coverage"},
+    )
+    table = figures.build("toy", "figure_3", toy.profile(max_seeds=1))
+    rows = table.to_pylist()
+    shown = {panel: {row["key"] for row in rows if row["panel"] == panel} for panel in ("real", "fake")}
+    assert len(shown["real"]) == 2
+    assert shown["fake"] == {"fake"}, "of real data that may not be passed on, nothing is shown"
+    assert [row["series"] for row in rows] == ["image", "cls", "dense"] * 3
+    cls, dense, image = rows[1], rows[2], rows[-3]
+    assert cls["measured"] == pytest.approx(4 * 0.4)
+    with Image.open(io.BytesIO(cls["picture"])) as opened:
+        assert np.asarray(opened).tolist() == [[64, 128], [191, 255]]
+    assert (dense["picture"], dense["status"]) == (None, "not_run")
+    assert "toy/catnet/dense/s0" in dense["note"]
+    assert (image["picture"], image["series_label"]) == (None, "image (left out)")
+    drawn = charts.svg(table, kind="attention", metric=None, salt="toy")
+    ElementTree.fromstring(drawn)
+    assert drawn.count("<image") == 2 + 3, "two images that may be shown, a map of every frame"
+    assert drawn.count("at most 1.60") == 3
+    assert drawn == charts.svg(table, kind="attention", metric=None, salt="toy")
+
+
+def test_attention_that_was_not_looked_at(root: Path) -> None:
+    write(root, ATTENTION)
+    rows = build()
+    assert [(row["panel"], row["series"], row["status"]) for row in rows] == [
+        ("real", "", "not_run"), ("fake", "", "not_run"),
+    ]  # fmt: skip
+    assert "nothing to show" in charts.svg(pa.Table.from_pylist(rows), kind="attention", metric=None, salt="toy")
+
+
+def test_what_attention_asks_for(root: Path) -> None:
+    write(root, ATTENTION)
+    profile = toy.profile()
+    wanted = demand.looks("toy")
+    assert wanted == demand.Looks(runs=("toy/catnet/dense/s0", RUN), testsets=("columbia",), frames=2)
+    assert (demand.needs("toy", "figure_3", profile), demand.logged("toy", "figure_3", profile)) == ([], [])
+    (root / "papers/toy/table_1.yaml").unlink()
+    (root / "papers/toy/figure_2.yaml").unlink()
+    (root / "papers/toy/claims.yaml").unlink()
+    alone = demand.demand(profile)
+    assert {name for name, run in alone.runs.items() if run.paper} == set(wanted.runs), "one seed of each"
+    assert alone.testsets == {"columbia"}
+    (root / "papers/toy/figure_3.yaml").unlink()
+    assert demand.looks("toy") is None

@@ -37,6 +37,24 @@ def test_tables_are_sorted_by_number(root: Path) -> None:
     assert list(specs.tables("toy")) == ["table_1", "table_2", "table_10"]
 
 
+def test_a_part_of_a_figure_stands_with_its_number(root: Path) -> None:
+    for number in ("1b", "10", "s1", "1a", "s1b"):
+        (root / f"papers/toy/figure_{number}.yaml").write_text(toy.FIGURE)
+    names = ["1a", "1b", "2", "10", "s1", "s1b"]
+    assert list(specs.figures("toy")) == [f"figure_{name}" for name in names]
+
+
+def test_times_need_no_tolerance(root: Path) -> None:
+    path = root / "papers/toy/table_1.yaml"
+    old = "params: {label: Parameter, metric: params_ratio, relative_to: dense, tolerance: 0.005}"
+    text = toy.TABLE.replace(old, "params: {label: Time, metric: epoch_seconds}").replace('"1.01"', '"8min32s"')
+    path.write_text(text)
+    assert specs.tables("toy")["table_1"].columns["params"].is_count
+    path.write_text(text.replace("epoch_seconds", "flops"))
+    with pytest.raises(ValueError, match="needs a tolerance"):
+        specs.tables("toy")
+
+
 def test_test_sets_of_a_column(root: Path) -> None:
     table = specs.tables("toy")["table_1"]
     assert table.testsets("columbia_f1") == ("columbia",)

@@ -103,6 +103,21 @@ def test_a_set_that_was_not_added_is_unavailable_and_named(root: Path) -> None:
     assert "imd2020" in built["full", "coverage_f1"]["note"]
 
 
+def test_operations_are_twice_the_products_and_times_are_not_measured(root: Path) -> None:
+    old = "params: {label: Parameter, metric: params_ratio, relative_to: dense, tolerance: 0.005}"
+    path = root / "papers/toy/table_1.yaml"
+    text = toy.TABLE.replace('"1.01"', '"155.6"')
+    path.write_text(text.replace(old, "params: {label: GFLOPs, metric: flops, tolerance: 5.0e+7}"))
+    toy.count(root, {"": 7_780_000_000, "dense": 50_000_000})
+    built = toy.by_place(tables.build("toy", "table_1", toy.profile()))
+    assert (built["full", "params"]["measured"], built["full", "params"]["status"]) == (155.6e9, "match")
+    assert (built["dense", "params"]["measured"], built["dense", "params"]["status"]) == (1e9, "match")
+    path.write_text(text.replace(old, "params: {label: Time, metric: epoch_seconds}").replace('"155.6"', '"8min32s"'))
+    cell = toy.by_place(tables.build("toy", "table_1", toy.profile()))["full", "params"]
+    assert (cell["measured"], cell["status"], cell["printed"]) == (None, "not_run", "8min32s")
+    assert "benchmarks/" in cell["note"]
+
+
 def test_counts_are_compared_at_any_scale_on_any_data(root: Path) -> None:
     toy.count(root, {"dense": 1000, "": 1014})
     built = by_place(tables.build("toy", "table_1", toy.profile()))

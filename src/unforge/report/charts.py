@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from unforge.report import curves, strips
+from unforge.report import curves, grids, strips
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+MEAN = "mean"
+"""Of weights: the series that has a band, the others' would hide each other."""
 
 
 def svg(data: pa.Table, *, kind: str, metric: str | None, salt: str) -> str:
@@ -21,6 +25,8 @@ def svg(data: pa.Table, *, kind: str, metric: str | None, salt: str) -> str:
     rows = data.to_pylist()
     if kind == "samples":
         return strips.svg(rows)
+    if kind == "attention":
+        return grids.svg(rows)
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     with curves.drawing(salt) as make:
         wide = 3.7 * len(panels) if kind in ("dynamics", "states") and panels else 7.4
@@ -33,6 +39,14 @@ def svg(data: pa.Table, *, kind: str, metric: str | None, salt: str) -> str:
             handles, labels = places[0].get_legend_handles_labels()
             if handles:
                 figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
+        elif kind in ("weights", "quantiles"):
+            place = figure.subplots()
+            _lines(place, rows, [MEAN] if kind == "weights" else {row["series"] for row in rows})
+            if kind == "weights":
+                _weighed(place, rows, metric or "")
+            else:
+                _shares(place)
+            place.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         elif kind == "by_type":
             _bars(figure.subplots(), rows, "panel", metric or "")
         elif kind == "signals_by_type":
@@ -138,6 +152,44 @@ def _states(place: Axes, rows: list[dict[str, Any]]) -> None:
     place.set_xticks([])
     place.set_yticks([])
     place.set_aspect("equal", "datalim")
+
+
+def _lines(place: Axes, rows: list[dict[str, Any]], banded: Collection[str]) -> None:
+    """A line for each series, over the levels, with its band where it is `banded`."""
+    for number, (name, label) in enumerate({row["series"]: row["series_label"] for row in rows}.items()):
+        line = [row for row in rows if row["series"] == name and row["measured"] is not None]
+        colour, dashes = curves.COLOURS[number % len(curves.COLOURS)], curves.LINES[number % len(curves.LINES)]
+        levels = [row["level"] for row in line]
+        bounded = [row for row in line if row["ci_low"] is not None and row["ci_high"] is not None]
+        bounded = bounded if name in banded else []
+        lows, highs = [row["ci_low"] for row in bounded], [row["ci_high"] for row in bounded]
+        where = [row["level"] for row in bounded]
+        place.fill_between(where, lows, highs, color=colour, alpha=0.1, linewidth=0)
+        marker = curves.MARKERS[number % len(curves.MARKERS)]
+        values = [row["measured"] for row in line]
+        look: Any = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 4, "linewidth": 1.4}
+        place.plot(levels, values, label=curves.plain(label), **look)
+    place.grid(visible=True, color="#e4e4e4", linewidth=0.6)
+    place.spines[["top", "right"]].set_visible(False)
+
+
+def _weighed(place: Axes, rows: list[dict[str, Any]], metric: str) -> None:
+    """Levels lie apart as numbers do on a logarithmic scale, and 0 at its foot."""
+    levels = sorted({row["level"] for row in rows})
+    least = min([level for level in levels if level > 0], default=1.0)
+    place.set_xscale("symlog", linthresh=least, linscale=0.5)
+    place.set_xticks(levels, [f"{level:g}" for level in levels])
+    place.minorticks_off()
+    place.set_xlim(left=-0.1 * least)
+    place.set_xlabel(curves.plain(rows[0]["panel_label"]))
+    place.set_ylabel(curves.plain(metric))
+
+
+def _shares(place: Axes) -> None:
+    place.axhline(1.0, color="#777777", linewidth=1, linestyle=(0, (1, 2)), label="even attention")
+    place.set_yscale("log")
+    place.set_xlabel("share of the patches, from the least attended")
+    place.set_ylabel("attention, 1 is even")
 
 
 def _profile(place: Axes, rows: list[dict[str, Any]], along: str, label: str) -> None:

@@ -97,8 +97,9 @@ def command(paper: str, name: str) -> str:
 
 
 def _title(name: str) -> str:
-    """`Table 2`; of a figure that its paper calls a table (`figure_table_3`) that name."""
-    return name.removeprefix("figure_" if name.startswith("figure_table_") else "").capitalize().replace("_", " ")
+    """`Table 2`, `Figure S1a`; of a figure that its paper calls a table (`figure_table_3`) that name."""
+    kind, _, number = name.removeprefix("figure_" if name.startswith("figure_table_") else "").partition("_")
+    return f"{kind.capitalize()} {notation.numbered(number).replace('_', ' ')}"
 
 
 def _place(place: str, name: str) -> str:
@@ -232,8 +233,10 @@ def _shown(value: float | None, metric: str, digits: int = 3, percent: bool = Fa
     """As the paper would print it: scores with its decimals, parameters in millions, operations in billions."""
     if value is not None and (percent or notation.in_percent(metric)):
         return _number(100 * value, digits if percent and digits < 3 else 1)
-    if value is None or metric not in ("params", "macs", "input_size"):
+    if value is None or metric not in ("params", "macs", "input_size", "flops"):
         return _number(value, digits)
+    if metric == "flops":
+        return _number(value / 1e9, 1)
     if metric == "input_size":
         return f"{value:.0f}×{value:.0f}"
     unit, name = (1e6, "M") if metric == "params" else (1e9, "G")
@@ -291,6 +294,12 @@ SAYS = {
     "curves, no numbers.",
     "states": "a point for each test image; the number over a picture has its 95 % interval. The paper prints "
     "pictures, no numbers.",
+    "weights": "the band is the 95 % interval of the average, those of the test sets stand below. The paper prints "
+    "curves, no numbers.",
+    "quantiles": "attention over the patches of real images, 1 where it is even: means over the images of each image's "
+    "quantiles; bands are 95 % intervals. The paper prints a picture, no numbers.",
+    "attention": "frames by a hash of their key, never by result. Bright is much attention, each picture scaled to its "
+    "own maximum, which stands under it: 1 is even attention. The paper's own frames are not shown.",
     "samples": "images by a hash of their key, never by result. The paper's own are not shown.",
 }
 """What a figure of a kind shows."""

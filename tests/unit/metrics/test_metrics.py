@@ -17,6 +17,7 @@ from tests.unit.metrics.score_rows import counts, scored, table
 from unforge import metrics, seeds
 
 IDS = [
+    "attention_gap",
     "auc_sida",
     "ciou",
     "ciou@tampered",
@@ -307,7 +308,7 @@ def test_names_and_near_matches() -> None:
         )
     with pytest.raises(ValueError, match=r"'pixel_f1'.*pixel_f1@0\.5"):
         metrics.load("pixel_f1")
-    with pytest.raises(ValueError, match="there are auc_sida, ciou"):
+    with pytest.raises(ValueError, match="there are attention_gap, auc_sida"):
         metrics.load("zzzzzz")
 
 

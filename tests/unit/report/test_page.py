@@ -377,6 +377,19 @@ def test_a_figure_that_its_paper_calls_a_table(root: Path) -> None:
     assert section.all("svg")
 
 
+def test_a_part_of_a_supplements_figure(root: Path) -> None:
+    figure = {"kind": "attention", "caption": "Maps.", "place": "Figure S1a (caption: line 53)", "protocol": "catnet"}
+    shown = {"id": "full", "label": "SparseViT", "method": "sparsevit", "extra": "attention_last"}
+    figure |= {"testsets": ["casia1"], "frames": ["real"], "series": [shown]}
+    made.write_yaml(root / "papers/sparsevit/figure_s1a.yaml", figure)
+    points = figures.build("sparsevit", "figure_s1a", profiles.load(made.PROFILE))
+    markdown.write_parquet(points, root / f"reports/{made.PROFILE}/tables/sparsevit.figure_s1a.parquet")
+    (section,) = parsed(report.render(made.PROFILE)).all("section", id="sparsevit.figure_s1a")
+    assert section.text.startswith("Figure S1a caption: line 53")
+    assert "scaled to its own maximum" in section.text
+    assert "nothing to show" in section.text
+
+
 def test_every_kind_of_figure_has_its_words() -> None:
     kinds = set(get_args(specs.Figure.model_fields["kind"].annotation))
     assert set(page.SAYS) == kinds
