@@ -105,13 +105,41 @@ def read_graph(root: Path) -> Graph:
         }  # DVC's own depends on the working directory
         upstream = {names[s.addressing]: frozenset(names[u.addressing] for u in graph.successors(s)) for s in graph}
         try:
-            with repo.lock:  # repo.status() says the same after reading every file once more
+            with repo.lock, _once():  # repo.status() says the same after reading every file once more
                 changed = [s for s in graph if s.changed_stage() or s.changed_deps() or s.changed_outs()]
         except LockError as error:
             raise ValueError(f"another run is at work in {root}: wait for it, or end it ({error})") from None
         pools = {names[s.addressing]: s.meta["pool"] for s in graph if getattr(s, "meta", None) and "pool" in s.meta}
     stale = frozenset(names[stage.addressing] for stage in changed)
     return Graph(upstream, stale, pools)
+
+
+@contextmanager
+def _once() -> Iterator[None]:
+    """Let DVC parse each file of parameters and hash each file once, and not once for every stage that names it."""
+    from dvc.dependency import param
+    from dvc.output import Output
+
+    load, digest = param.load_path, Output.get_hash
+    files: dict[str, Any] = {}
+    digests: dict[tuple[str, str], Any] = {}
+
+    def loaded(path: str, fs: Any, **options: Any) -> Any:
+        if path not in files:
+            files[path] = load(path, fs, **options)
+        return files[path]
+
+    def digested(out: Any) -> Any:
+        key = (out.fs_path, out.hash_name)
+        if key not in digests:
+            digests[key] = digest(out)
+        return digests[key]
+
+    param.load_path, Output.get_hash = loaded, digested
+    try:
+        yield
+    finally:
+        param.load_path, Output.get_hash = load, digest
 
 
 def address(root: Path, stage: Any) -> str:

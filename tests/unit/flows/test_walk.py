@@ -63,6 +63,27 @@ def test_parallel_and_serial_locks_are_the_same_bytes(tmp_path: Path) -> None:
     assert (one / "both.txt").read_text() == "1\nother\n1\n"
 
 
+def test_each_file_is_read_once_and_read_again_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.dependency import param
+    from dvc.output import Output
+
+    stages = {name: stage(f"{name}.txt", ["seed.txt"]) | {"params": [f"{name}.size"]} for name in ("a", "b", "c")}
+    root = repository(tmp_path / "one", stages)
+    sizes = {name: {"size": 1} for name in stages}
+    (root / "params.yaml").write_text(yaml.safe_dump(sizes))
+    assert set(walk.walk(root, report=lambda _: None).ran) == set(stages)
+    read: list[str] = []
+    load, digest = param.load_path, Output.get_hash
+    monkeypatch.setattr(param, "load_path", lambda path, fs: read.append(Path(path).name) or load(path, fs))
+    monkeypatch.setattr(Output, "get_hash", lambda out: read.append(Path(out.fs_path).name) or digest(out))
+    assert walk.read_graph(root).stale == frozenset()
+    assert sorted(read) == ["a.txt", "b.txt", "c.txt", "params.yaml", "seed.txt"]
+    (root / "params.yaml").write_text(yaml.safe_dump(sizes | {"b": {"size": 2}}))
+    assert walk.read_graph(root).stale == {"b"}
+    (root / "seed.txt").write_text("22\n")
+    assert walk.read_graph(root).stale == set(stages)
+
+
 def test_a_failure_stops_its_dependants_only(tmp_path: Path) -> None:
     stages = {**STAGES, "left": stage("left.txt", ["z.txt"], "echo no such thing; exit 3")}
     folder = repository(tmp_path / "one", stages)
