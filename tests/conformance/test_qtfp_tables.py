@@ -5,7 +5,6 @@ The text is looked for in UNFORGE_PAPERS, or in `papers/` beside UNFORGE_REAL_DA
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -24,18 +23,6 @@ SETTINGS = ("effort", "effort_ours", "lora", "lora_ours", "tuned", "tuned_ours")
 @pytest.fixture(autouse=True)
 def _in_project(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-
-
-@pytest.fixture
-def text() -> list[str]:
-    """Lines of the supplement, the first at index 1."""
-    folder, data = os.environ.get("UNFORGE_PAPERS"), os.environ.get("UNFORGE_REAL_DATA")
-    if not folder and not data:
-        pytest.skip("neither UNFORGE_PAPERS nor UNFORGE_REAL_DATA is set")
-    path = (Path(folder) if folder else Path(str(data)).parent / "papers") / specs.paper(PAPER).text
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    return ["", *path.read_text(encoding="utf-8").splitlines()]
 
 
 def plain(words: str) -> str:
