@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows import locks
+from flows import locks, verdict
 from flows.runner import RUNNING as RUNNING
 from flows.runner import TOO_LONG
 from flows.runner import Runner as Runner
@@ -94,10 +94,18 @@ class Result:
 
 
 def read_graph(root: Path) -> Graph:
-    """DVC's graph and status, read-only. ValueError while another process works on the same repository."""
+    """DVC's graph and status, read-only; remembered where nothing was stale and no file changed since.
+
+    ValueError while another process works on the same repository.
+    """
     from dvc.lock import LockError
     from dvc.repo import Repo
 
+    known = verdict.recall(root)
+    if known is not None:
+        return Graph(
+            {stage: frozenset(needs) for stage, needs in known["upstream"].items()}, frozenset(), known["pool"]
+        )
     with Repo(str(root)) as repo:
         graph = repo.index.graph
         names = {
@@ -110,7 +118,10 @@ def read_graph(root: Path) -> Graph:
         except LockError as error:
             raise ValueError(f"another run is at work in {root}: wait for it, or end it ({error})") from None
         pools = {names[s.addressing]: s.meta["pool"] for s in graph if getattr(s, "meta", None) and "pool" in s.meta}
-    stale = frozenset(names[stage.addressing] for stage in changed)
+        stale = frozenset(names[stage.addressing] for stage in changed)
+        if not stale:
+            known = {"upstream": {stage: sorted(needs) for stage, needs in upstream.items()}, "pool": pools}
+            verdict.keep(root, known, [one.fs_path for stage in graph for one in (*stage.deps, *stage.outs)])
     return Graph(upstream, stale, pools)
 
 
