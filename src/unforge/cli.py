@@ -141,8 +141,9 @@ def methods(counts: bool, as_json: bool) -> None:
 
     if counts:
         from unforge import cells as cell_library
+        from unforge import counts as count_library
 
-        rows = cell_library.printed_counts(library.all_counts())
+        rows = cell_library.printed_counts(count_library.rows())
     else:
         rows = [{"method": m, "variant": v or "full"} for m in library.names() for v in library.load_module(m).VARIANTS]
     if as_json:

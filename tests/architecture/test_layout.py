@@ -152,7 +152,7 @@ def test_no_profile_is_named_in_the_library() -> None:
 
 def test_what_is_public_is_described() -> None:
     """What a contract defines may go without: a method's and a metric's functions, a module's forward."""
-    contract = {"Config", "forward", "train", "loss", "parameter_groups", "build", "predict", "value", "batch"}
+    contract = {"Config", "forward", "loss", "parameter_groups", "build", "predict", "value", "batch"}
     contract |= {"bits", "draws", "drawn"}  # of priors
     found = []
     for path in LIBRARY:

@@ -152,7 +152,7 @@ def test_metric_is_the_mean_of_what_is_worked_by_hand(tree: Path) -> None:
 def test_method_learns_predicts_and_is_loaded_as_it_was_saved(tree: Path, tmp_path: Path) -> None:
     answer = ask(
         tree,
-        "from pathlib import Path\nimport torch\nfrom unforge import methods\nfrom unforge.types import Batch\n"
+        "from pathlib import Path\nimport torch\nfrom unforge import counts, methods\nfrom unforge.types import Batch\n"
         "torch.manual_seed(0)\n"
         "config = methods.config('residual', 'plain', 'small')\n"
         "method = methods.build('residual', config)\n"
@@ -173,7 +173,7 @@ def test_method_learns_predicts_and_is_loaded_as_it_was_saved(tree: Path, tmp_pa
         "one, two = (m.predict(image).mask.detach() for m in (method, loaded))\n"
         "answer = ['residual' in methods.names(), losses[-1] < 0.6 * losses[0], list(one.shape),"
         " bool((one == two).all()), float(one.min()) >= 0 and float(one.max()) <= 1,"
-        " config.width, config.high_pass, methods.counts('residual')[''][0]]",
+        " config.width, config.high_pass, counts.of('residual')[''][0]]",
         folder=str(tmp_path),
     )
     weights = 3 * 64 * 9 + 7 * 64 * 64 * 9 + 64 + 8 * 64 + 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from unforge import methods
+from unforge import counts
 from unforge.methods.sparsevit import Config, build, load_official
 from unforge.methods.sparsevit.official import read_checkpoint
 
@@ -152,18 +152,18 @@ RATIOS = [
 
 
 @functools.cache
-def counts(variant: str) -> dict[str, tuple[int, float]]:
-    return methods.counts("sparsevit", variant)
+def counted(variant: str) -> dict[str, tuple[int, float]]:
+    return counts.of("sparsevit", variant)
 
 
 @pytest.mark.parametrize(("variant", "part", "params", "macs"), PRINTED)
 def test_counts_round_to_the_printed_ones(variant: str, part: str, params: str, macs: str) -> None:
-    own = counts(variant)[part]
+    own = counted(variant)[part]
     digits = len(params.split(".")[1]), len(macs.split(".")[1])
     assert (f"{own[0] / 1e6:.{digits[0]}f}", f"{own[1] / 1e9:.{digits[1]}f}") == (params, macs)
 
 
 @pytest.mark.parametrize(("variant", "params", "macs"), RATIOS)
 def test_ratios_round_to_the_printed_ones(variant: str, params: str, macs: str) -> None:
-    own, base = counts(variant)[""], counts("dense")[""]
+    own, base = counted(variant)[""], counted("dense")[""]
     assert (f"{own[0] / base[0]:.2f}", f"{own[1] / base[1]:.2f}") == (params, macs)

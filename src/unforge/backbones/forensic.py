@@ -134,6 +134,7 @@ class Forensic(nn.Module):
         return self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Forensic:
+        """Frozen, it stays in eval mode."""
         return super().train(mode and not self.frozen)
 
     def loss(self, batch: Batch) -> Losses:

@@ -1,7 +1,7 @@
 """Methods by name. A module here defines `Config`, `SMALL`, `VARIANTS` and `build(config, assets)`.
 
-Nothing imports a method statically; its name is its registration. A module may also have `PARTS`, the parts
-whose parameters and MACs can be counted by themselves: {part: attribute of the method}.
+Nothing imports a method statically; its name is its registration. A module may also have `PARTS` and `TRAINABLE` (see
+`unforge.counts`).
 """
 
 from __future__ import annotations
@@ -85,77 +85,6 @@ def restore(entry: Mapping[str, Any], assets: Mapping[str, Path] | None = None) 
     """The method that a `config.json` names, freshly started."""
     module = load_module(entry["method"])
     return module.build(_parsed(module.Config, entry["config"]), assets or {})
-
-
-def counts(name: str, variant: str = "") -> dict[str, tuple[int, float]]:
-    """(parameters, MACs) of a variant at paper scale, for one image of `Config.count_size` pixels squared: the
-    whole network's as `""`, and those of each of the module's `PARTS`.
-
-    Built on meta tensors: nothing is computed or allocated. MACs are counted as fvcore does, with which the papers
-    of this field count: one per multiply-add of matrix products and convolutions (attention included); 5 per value
-    of a layer norm and 2 of a batch norm (at inference), 4 per value a bilinear resize writes, 1 per value an
-    adaptive mean reads. Activations, sums and products element by element are not counted.
-    """
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    module = load_module(name)
-    settings = config(name, variant, "paper")
-    with torch.device("meta"):
-        method = module.build(settings, {}).to("meta").eval()
-        image = torch.empty(1, 3, settings.count_size, settings.count_size)
-    counter = FlopCounterMode(display=False, depth=None, custom_mapping=_elementwise_counts())
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        method(image)
-    found = {"": (sum(p.numel() for p in method.parameters()), counter.get_total_flops() / 2)}
-    for part, attribute in getattr(module, "PARTS", {}).items():
-        flops = counter.get_flop_counts()[f"{type(method).__name__}.{attribute}"]
-        parameters = sum(p.numel() for p in method.get_submodule(attribute).parameters())
-        found[part] = (parameters, sum(flops.values()) / 2)
-    return found
-
-
-def all_counts(name: str | None = None) -> list[dict[str, Any]]:
-    """Rows `method, variant, part, input_size, params, macs` of every variant of one method, or of all."""
-    return [
-        {
-            "method": method,
-            "variant": variant,
-            "part": part,
-            "input_size": config(method, variant, "paper").count_size,
-            "params": params,
-            "macs": macs,
-        }
-        for method in ([name] if name else names())
-        for variant in load_module(method).VARIANTS
-        for part, (params, macs) in counts(method, variant).items()
-    ]
-
-
-def _elementwise_counts() -> dict[Any, Any]:
-    """What torch's counter leaves out and fvcore counts, twice over: `counts` halves the sum."""
-    import torch
-
-    def per_output(factor: int) -> Any:
-        def count(*shapes: Any, out_shape: Any, **kwargs: Any) -> int:
-            first = out_shape[0] if out_shape and isinstance(out_shape[0], (tuple, list, torch.Size)) else out_shape
-            return 2 * factor * int(torch.Size(first).numel())
-
-        return count
-
-    def per_input(shape: Any, *rest: Any, **kwargs: Any) -> int:
-        return 2 * int(torch.Size(shape).numel())
-
-    aten = torch.ops.aten
-    return {
-        aten.native_layer_norm: per_output(5),
-        aten.native_batch_norm: per_output(2),
-        aten._native_batch_norm_legit_no_training: per_output(2),
-        aten.upsample_bilinear2d: per_output(4),
-        aten._adaptive_avg_pool2d: per_input,
-        aten.mean: per_input,
-    }
 
 
 def _known(name: str, known: list[str], what: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from unforge import methods, tokenizers
+from unforge import counts, methods, tokenizers
 from unforge.methods import iar_provenance
 from unforge.provenance import inverse, signals
 from unforge.types import Batch
@@ -21,7 +21,7 @@ FAMILIES = sorted(iar_provenance.SIZES)
 
 @cache
 def counted(family: str, name: str) -> tuple[int, float]:
-    return methods.counts("iar_provenance", f"{family}_{name}")[""]
+    return counts.of("iar_provenance", f"{family}_{name}")[""]
 
 
 def macs(family: str, name: str) -> float:

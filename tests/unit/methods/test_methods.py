@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from unforge import methods
+from unforge import counts, methods
 
 
 def test_names_are_the_files() -> None:
@@ -60,4 +60,4 @@ def test_a_config_of_another_version_is_refused(tmp_path) -> None:
 
 
 def test_constant_has_no_counts() -> None:
-    assert methods.counts("constant", "centre") == {"": (0, 0.0)}
+    assert counts.of("constant", "centre") == {"": (0, 0.0)}

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unforge import backbones, explanations, masks, methods
+from unforge import backbones, counts, explanations, masks, methods
 from unforge.backbones import internvl
 from unforge.methods import tampertok
 from unforge.methods.tampertok import VARIANTS, answers
@@ -326,6 +326,36 @@ def test_the_configuration_at_paper_scale_on_meta_tensors() -> None:
     # Four layers: projections of 320 and 512 channels to 1,024 with their norms, three maps, an FFN of 4,096.
     layer = 2 * 320 + 2 * 512 + (320 + 512) * 1024 + 2 * 1024 + 3 * 1024**2 + 2 * 4096 * 1024 + 4096 + 1024
     assert sizes["injection"] == 4 * layer
+
+
+def test_counts_of_the_parts_at_paper_scale() -> None:
+    found = counts.of("tampertok", "cbd")
+    assert set(found) == {"", "vision_tower", "projector", "language_model", "word_head", "codebook"}, "no fusion"
+    parameters = {part: params for part, (params, _) in found.items()}
+    # Per layer of the tower: two norms, four projections and an MLP with biases, two layer scales.
+    layer = 4 * 1024 + 4 * (1024**2 + 1024) + 2 * 1024 * 4096 + 4096 + 1024 + 2 * 1024
+    patches = 3 * 14**2 * 1024 + 1024
+    assert parameters["vision_tower"] == 24 * layer + patches + 1024 + (1 + 32**2) * 1024
+    # Four neighbours are joined, then 4,096 channels twice.
+    assert parameters["projector"] == 2 * 4096 + 2 * (4096**2 + 4096)
+    rows = 92553 + 1024 + 2
+    assert parameters["word_head"] == rows * 4096
+    block = 2 * 4096 + 2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    assert parameters["language_model"] == 32 * block + rows * 4096 + 4096
+    assert parameters["codebook"] == masks.counts()[""]
+    assert parameters[""] == sum(parameters.values()) - parameters[""]
+    macs = {part: count for part, (_, count) in found.items()}
+    assert macs["codebook"] == 0
+    assert sum(macs.values()) - macs[""] == pytest.approx(macs[""], rel=1e-9)
+    matrices = 32**2 * 24 * (4 * 1024**2 + 2 * 1024 * 4096) + 24 * 2 * 1025**2 * 1024
+    assert macs["vision_tower"] == pytest.approx(matrices, rel=0.01)
+    # SwEI runs behind layers of the tower: its MACs are in the tower's too
+    whole = counts.of("tampertok")
+    assert whole["vision_tower"][0] == parameters["vision_tower"]
+    assert whole["vision_tower"][1] - macs["vision_tower"] == pytest.approx(whole["injection"][1], rel=1e-6)
+    assert whole["injection"][1] > 4 * 32**2 * (2 * 1024 * 4096 + 3 * 1024**2)
+    assert whole["expert"][0] == counts.of("sparsevit")[""][0]
+    assert whole["expert"][1] > 0
 
 
 def test_variants_are_the_papers_rows() -> None:

@@ -112,6 +112,7 @@ class TamperTok(nn.Module):
         self.register_buffer("near_weights", near.weights, persistent=True)
 
     def train(self, mode: bool = True) -> TamperTok:
+        """The frozen tokenizer and expert stay in eval mode."""
         super().train(mode)
         self.masks.eval()
         if self.expert is not None:
