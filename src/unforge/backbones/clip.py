@@ -1,4 +1,5 @@
-"""CLIP's vision tower through transformers' `CLIPVisionModel`: patches, the class token, and where that looks.
+"""CLIP's vision tower through transformers' `CLIPVisionModel`: patches, the class token, where that looks, and the
+image embedding of a released CLIP.
 
 At small scale the same class is four layers, and its patch embedding (a 1x1 convolution there) reads frozen tokens of
 the forensic backbone instead of pixels. The small one is pretrained to tell, from the class token, whether what it sees
@@ -49,6 +50,8 @@ class Config:
     image_size: int = 224
     """Side of what the tower sees: pixels, or cells of forensic tokens."""
     patch: int = 14
+    projection: int | None = None
+    """Length of the image embedding (ViT-L/14: 768); None: the class token is not projected."""
     init: float = 1.0
     """Factor on the standard deviations of CLIP's initial weights."""
     forensic: bool = False
@@ -79,6 +82,8 @@ class Clip(nn.Module):
     def __init__(self, config: Config, traces: forensic.Forensic | None, model: Any) -> None:
         super().__init__()
         self.config = config
+        length = config.projection
+        self.projection = None if length is None else nn.Linear(model.config.hidden_size, length, bias=False)
         self.forensic = traces.freeze() if traces is not None else None
         self.memory = forensic.Memory(seen.ROOM)
         self.model = model
@@ -132,6 +137,11 @@ class Clip(nn.Module):
         found = _class_attention(kept["q_proj"], kept["k_proj"], last.num_heads) if attention else None
         return Seen(token=out.pooler_output, patches=patches, attention=found)
 
+    def embedding(self, shown: Tensor) -> Tensor:
+        """(B,C): the class token, projected where there is a projection (transformers' `image_embeds`), of any norm."""
+        token = self.look(shown, attention=False).token
+        return token if self.projection is None else self.projection(token)
+
     def loss(self, batch: Batch) -> Losses:
         """Cross-entropy of three classes, told from the class token. Terms: `ce`, `right` (share of right answers, not
         minimised). ValueError without masks.
@@ -167,34 +177,44 @@ def _class_attention(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
 def build(config: Config, assets: Mapping[str, Path]) -> Clip:
     """The tower for `config`.
 
-    Assets: `checkpoint`, a local folder in the official format (a whole CLIP or its vision tower), whose sizes are
-    taken; `run`, a saved directory, whose sizes are; `forensic`, the backbone whose tokens are seen. Without any:
-    random. ValueError when the folder lacks some of the tower's weights.
+    Assets: `checkpoint`, a local folder in the official format (a whole CLIP or its vision tower, with the projection
+    if it is there), whose sizes are taken; `run`, a saved directory, whose sizes are; `forensic`, the backbone whose
+    tokens are seen. Without any: random. ValueError when the folder lacks some of the tower's weights.
     """
     saved = seen.architecture(assets, "clip")
     config = seen.config(Config, assets, "clip") if saved else config
     traces = seen.forensic_of(assets) if config.forensic else None
     if "checkpoint" in assets:
-        model = _official(assets["checkpoint"])
+        model, projection = _official(assets["checkpoint"])
         sizes = model.config
         config = replace(
             config, width=sizes.hidden_size, layers=sizes.num_hidden_layers, heads=sizes.num_attention_heads,
             mlp=sizes.intermediate_size, image_size=sizes.image_size, patch=sizes.patch_size,
+            projection=None if projection is None else len(projection),
         )  # fmt: skip
-        return Clip(config, traces, model)
+        tower = Clip(config, traces, model)
+        if tower.projection is not None:
+            tower.projection.load_state_dict({"weight": projection})
+        return tower
     return Clip(config, traces, _fresh(config, traces, saved))
 
 
-def _official(directory: Path) -> Any:
-    from transformers import CLIPVisionModel
+def _official(directory: Path) -> tuple[Any, Tensor | None]:
+    """The vision tower of a folder, and the weight of its projection if that is there."""
+    from transformers import CLIPVisionModelWithProjection
 
-    found: Any = CLIPVisionModel.from_pretrained(str(directory), local_files_only=True, output_loading_info=True)
-    model, report = found
-    if report["missing_keys"]:
-        raise ValueError(f"{directory} lacks weights of CLIP's vision tower: {sorted(report['missing_keys'])[:3]} ...")
+    found: Any = CLIPVisionModelWithProjection.from_pretrained(
+        str(directory), local_files_only=True, output_loading_info=True
+    )
+    whole, report = found
+    projection = "visual_projection.weight"
+    missing = sorted(set(report["missing_keys"]) - {projection})
+    if missing:
+        raise ValueError(f"{directory} lacks weights of CLIP's vision tower: {missing[:3]} ...")
+    model = whole.vision_model
     # the folder's name is no part of what is learnt
     model.config.name_or_path = ""
-    return model
+    return model, None if projection in report["missing_keys"] else whole.visual_projection.weight.detach()
 
 
 def _fresh(config: Config, traces: forensic.Forensic | None, saved: dict[str, Any] | None) -> Any:

@@ -1,20 +1,22 @@
-"""UnivFD against its counts, official key names and CLIP's embedding taken apart."""
+"""UnivFD against its counts, official heads and transformers' own embedding."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
-from unforge import backbones, methods
-from unforge.backbones import forensic, llava
+from unforge import backbones, counts, methods
+from unforge.backbones import clip, forensic
 from unforge.methods import univfd
 from unforge.types import Batch
 
-TINY = replace(univfd.Config(), width=32, layers=2, heads=2, mlp=64, patch=56)
+TINY = replace(univfd.Config(), clip=clip.Config(width=32, layers=2, heads=2, mlp=64, patch=56, projection=24))
 
 
 def batch(image: Tensor) -> Batch:
@@ -30,7 +32,7 @@ def batch(image: Tensor) -> Batch:
 
 
 def test_counts_are_published() -> None:
-    found = methods.counts("univfd")
+    found = counts.of("univfd")
     assert found["head"][0] == 769
     assert found["vision_tower"][0] == 303_966_208
     with torch.device("meta"):
@@ -38,38 +40,43 @@ def test_counts_are_published() -> None:
     assert sum(p.numel() for p in method.parameters() if p.requires_grad) == 769
 
 
-def test_key_names_of_clip_are_official() -> None:
-    with torch.device("meta"):
-        tower = univfd.build(univfd.Config(), {}).tower
-    expected = {"visual_projection.weight"}
-    expected |= {f"vision_model.embeddings.{name}" for name in ("class_embedding", "patch_embedding.weight")}
-    expected |= {"vision_model.embeddings.position_embedding.weight"}
-    # "pre_layrnorm" is how transformers writes it
-    for norm in ("pre_layrnorm", "post_layernorm"):
-        expected |= {f"vision_model.{norm}.{part}" for part in ("weight", "bias")}
-    parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
-    for layer in range(24):
-        for name in (*parts, "layer_norm1", "layer_norm2"):
-            expected |= {f"vision_model.encoder.layers.{layer}.{name}.{part}" for part in ("weight", "bias")}
-    assert set(tower.state_dict()) - {"vision_model.embeddings.position_ids"} == expected
+def official(folder: Path, kind: Any) -> Any:
+    """A random CLIP of TINY's sizes, written as transformers does."""
+    torch.manual_seed(1)
+    sizes = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=56,
+        projection_dim=24, initializer_factor=4.0,
+    )  # fmt: skip
+    model = kind(sizes).eval()
+    model.save_pretrained(folder)
+    return model
 
 
-def test_the_feature_is_the_projected_class_token_of_any_norm() -> None:
-    torch.manual_seed(0)
-    method = univfd.build(TINY, {}).eval()
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_feature_is_the_projected_class_token_of_any_norm(kept: bool, tmp_path: Path) -> None:
+    """Of an official folder, and of what the stage of backbones keeps of it."""
+    theirs = official(tmp_path / "official", CLIPVisionModelWithProjection)
+    folder = tmp_path / "official"
+    if kept:
+        folder = tmp_path / "kept"
+        folder.mkdir()
+        backbones.save(clip.build(clip.Config(), {"checkpoint": tmp_path / "official"}), "clip", clip.Config(), folder)
+    method = univfd.build(univfd.Config(), {"backbone": folder}).eval()
     shown = method.prepared(torch.rand(2, 3, 224, 224))
     features = method.features(shown)
-    assert features.shape == (2, 768)
-    seen = {}
-    model = method.tower.vision_model
-    model.encoder.layers[-1].register_forward_hook(lambda module, inputs, output: seen.update(last=output))
-    method.features(shown)
-    last = seen["last"][0] if isinstance(seen["last"], tuple) else seen["last"]
-    by_hand = model.post_layernorm(last[:, 0]) @ method.tower.visual_projection.weight.T
-    torch.testing.assert_close(features, by_hand)
+    with torch.no_grad():
+        expected = theirs(pixel_values=shown).image_embeds
+    assert features.shape == (2, 24)
+    torch.testing.assert_close(features, expected)
     assert (features.norm(dim=1) - 1).abs().min() > 0.05
     # the head is linear in it
-    torch.testing.assert_close(method.logits(shown), by_hand @ method.fc.weight.T + method.fc.bias)
+    torch.testing.assert_close(method.logits(shown), expected @ method.fc.weight.T + method.fc.bias)
+
+
+def test_a_tower_without_projection_is_refused_at_paper_scale(tmp_path: Path) -> None:
+    official(tmp_path, CLIPVisionModel)
+    with pytest.raises(ValueError, match="has no projection: a whole CLIP"):
+        univfd.build(univfd.Config(), {"backbone": tmp_path})
 
 
 def test_tests_see_the_centre_with_clips_statistics() -> None:
@@ -86,7 +93,7 @@ def test_tests_see_the_centre_with_clips_statistics() -> None:
 @pytest.mark.parametrize("prefix", ["", "fc."])
 def test_official_heads_load_strictly(tmp_path: Path, prefix: str) -> None:
     method = univfd.build(TINY, {})
-    weight, bias = torch.rand(1, 768), torch.rand(1)
+    weight, bias = torch.rand(1, 24), torch.rand(1)
     head = {f"{prefix}weight": weight, f"{prefix}bias": bias}
     trained = {"model": {"model.visual.proj": torch.rand(2, 2), **head}, "optimizer": {}, "total_steps": 1}
     torch.save(trained if prefix else head, tmp_path / "fc_weights.pth")
@@ -98,46 +105,27 @@ def test_official_heads_load_strictly(tmp_path: Path, prefix: str) -> None:
         univfd.load_official(method, tmp_path / "fc_weights.pth")
 
 
-def test_clip_is_read_from_a_folder_as_transformers_writes_it(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    first = univfd.build(TINY, {})
-    first.tower.save_pretrained(tmp_path)
-    second = univfd.build(univfd.Config(), {"backbone": tmp_path})
-    image = torch.rand(1, 3, 224, 224)
-    torch.testing.assert_close(second.features(image), first.features(image))
-    with pytest.raises(ValueError, match="projects to 768: 512 is accepted"):
-        univfd.build(replace(univfd.Config(), projection=512), {"backbone": tmp_path})
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small LLaVA as if it had been trained."""
+    """A small CLIP as if it had been trained."""
     torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("llava")
-    backbones.save(llava.build(llava.SMALL, {}), "llava", llava.SMALL, folder)
+    folder = tmp_path_factory.mktemp("clip")
+    backbones.save(clip.build(clip.SMALL, {}), "clip", clip.SMALL, folder)
     return folder
 
 
-def test_a_backbone_of_another_kind_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no CLIP projection"):
-        univfd.build(univfd.Config(), {"backbone": trained})
+def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:
     backbones.save(forensic.build(forensic.SMALL, {}), "forensic", forensic.SMALL, tmp_path)
-    with pytest.raises(ValueError, match="is no LLaVA"):
+    with pytest.raises(ValueError, match="holds a Forensic: UnivFD builds on CLIP"):
         univfd.build(methods.config("univfd", "", "small"), {"backbone": tmp_path})
-    with pytest.raises(ValueError, match="tower 'dino'"):
-        univfd.build(replace(TINY, tower="dino"), {})
 
 
-def test_the_small_tower_is_llavas(trained: Path) -> None:
+def test_the_small_tower_is_the_small_clip(trained: Path) -> None:
     method = univfd.build(methods.config("univfd", "", "small"), {"backbone": trained}).eval()
     tower = backbones.load(trained)
+    assert isinstance(tower, clip.Clip)
     image = torch.rand(2, 3, 64, 72)
-    patches = tower.features(tower.prepared(image))
-    assert patches.shape[1] == 256
-    features = method.features(method.prepared(image))
-    assert torch.equal(features, patches.amax(dim=1))
-    mean = univfd.build(replace(method.config, pool="mean"), {"backbone": trained})
-    torch.testing.assert_close(mean.features(mean.prepared(image)), patches.mean(dim=1))
+    assert torch.equal(method.features(method.prepared(image)), tower.look(tower.prepared(image)).token)
 
 
 def test_the_head_alone_learns(trained: Path) -> None:
