@@ -45,7 +45,7 @@ def signal_to_noise(patches: Tensor, fake: Tensor) -> Tensor:
     return (forged - real).norm() / spread.clamp(min=TINY)
 
 
-def flcl(patches: Tensor, fake: Tensor, temperature: float, sharpness: float, anchors: int | None = None) -> Tensor:
+def flcl(patches: Tensor, fake: Tensor, temperature: float, sharpness: float, anchors: float = 1.0) -> Tensor:
     """Fake-likelihood contrastive loss: every patch of a fake image is forged, weighted by its likelihood.
 
     Source: QTFP, FLCL. ASSUMPTION(paper): patches are compared over the whole batch; positives are all patches of fake
@@ -57,7 +57,7 @@ def flcl(patches: Tensor, fake: Tensor, temperature: float, sharpness: float, an
     return contrast(patches, fake[:, None].expand(weights.shape), weights, temperature, anchors)
 
 
-def macl(patches: Tensor, forged: Tensor, temperature: float, anchors: int | None = None) -> Tensor:
+def macl(patches: Tensor, forged: Tensor, temperature: float, anchors: float = 1.0) -> Tensor:
     """Mask-aware contrastive loss, the oracle: patches in the mask are forged, each of weight 1, all others are real.
 
     `forged` (B,N) bool. Source: QTFP, supplement, Sec. 2.1.
@@ -65,24 +65,22 @@ def macl(patches: Tensor, forged: Tensor, temperature: float, anchors: int | Non
     return contrast(patches, forged, forged.to(patches), temperature, anchors)
 
 
-def contrast(
-    patches: Tensor, forged: Tensor, weights: Tensor, temperature: float, anchors: int | None = None
-) -> Tensor:
+def contrast(patches: Tensor, forged: Tensor, weights: Tensor, temperature: float, anchors: float = 1.0) -> Tensor:
     """Mean over forged patches i of w_i (log sum_j e^{s_ij} - log sum_{j forged} e^{s_ij}), j other than i.
 
     s: cosine over `temperature` (at least 0.02). `patches` (B,N,D), `forged` (B,N) bool, `weights` (B,N), through which
     no gradient flows. With weights of 1 this is the supervised contrastive loss, sums inside the logarithm, of the
     forged class (up to the logarithm of the number of positives). 0 with fewer than two forged patches, or no other.
 
-    `anchors`: i are only this many random patches of each image (of torch's generator), j still all of them: in the
-    mean over draws the same loss. None: all. ValueError for more than there are.
+    `anchors`: i are only this share of each image's patches, drawn from torch's generator, at least one; j still all of
+    them: in the mean over draws the same loss. ValueError unless above 0 and at most 1.
 
     One matrix product over the batch and no loop. Memory: one matrix, anchors by all patches, of 4 bytes each (33.5 MB
     for 16 images of 256 patches, half of them fake); it does not live longer than the call.
     """
     if temperature < 0.02:
         raise ValueError(f"temperature {temperature}: at least 0.02 is accepted, so that nothing overflows")
-    places = forged if anchors is None else forged & _drawn(anchors, patches)
+    places = forged if anchors == 1 else forged & _drawn(anchors, patches)
     if int(forged.sum()) < 2 or bool(forged.all()) or not bool(places.any()):
         return patches.sum() * 0
     with torch.autocast(patches.device.type, enabled=False):
@@ -90,12 +88,12 @@ def contrast(
         return _Contrast.apply(unit, forged.flatten(), places.flatten(), weights.flatten().float(), temperature)
 
 
-def _drawn(count: int, patches: Tensor) -> Tensor:
-    """(B,N) bool: `count` random patches of each image."""
-    if not 0 < count <= patches.shape[1]:
-        raise ValueError(f"{count} anchors of each image: 1 to {patches.shape[1]} are accepted")
+def _drawn(share: float, patches: Tensor) -> Tensor:
+    """(B,N) bool: a share of each image's patches, at random."""
+    if not 0 < share <= 1:
+        raise ValueError(f"{share} of each image's patches as anchors: above 0 and up to 1 are accepted")
     order = torch.rand(patches.shape[:2], device="cpu").argsort(1)
-    return (order < count).to(patches.device)
+    return (order < max(1, round(share * patches.shape[1]))).to(patches.device)
 
 
 class _Contrast(torch.autograd.Function):

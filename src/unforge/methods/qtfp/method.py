@@ -18,8 +18,8 @@ from unforge.methods.qtfp.queries import Queries
 from unforge.types import Batch, Losses, Prediction
 
 QUANTILES = 16
-PARTS = {"tower": "tower.model", "head": "head"}
-"""Counted by themselves; the queries are what a variant with them has more than one without."""
+PARTS = {"tower": "tower.model", "queries": "queries", "head": "head"}
+"""Counted by themselves."""
 TRAINABLE = True
 """What learns is counted as a part too."""
 
@@ -47,7 +47,7 @@ class Qtfp(nn.Module):
         super().__init__()
         self.config = config
         self.tower = tower
-        self.tower.classes = None
+        self.tower.classes = self.tower.projection = None
         tuning.apply(tower.model, config, split)
         width, wide = tower.width, config.classified == "concat"
         queried = config.classified != "cls"

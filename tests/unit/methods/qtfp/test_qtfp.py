@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unforge import backbones, methods
+from unforge import backbones, counts, methods
 from unforge.backbones import clip
 from unforge.methods import qtfp
 from unforge.methods.qtfp import losses
@@ -44,7 +43,7 @@ def batch(count: int = 4, size: int = 32, masks: bool = True) -> Batch:
 def made(variant: str = "", **changes: Any) -> qtfp.Qtfp:
     """A variant on pixels, so small that a pass takes some milliseconds."""
     torch.manual_seed(0)
-    config = replace(methods.config("qtfp", variant, "small"), clip=TINY, heads=2, turned=False)
+    config = replace(methods.config("qtfp", variant, "small"), clip=TINY, heads=2, anchors=1.0, turned=False)
     return methods.build("qtfp", replace(config, **changes))
 
 
@@ -62,9 +61,9 @@ def test_trained_parameters_at_paper_scale(variant: str) -> None:
     ours = {"effort": "", "lora": "lora_ours", "tuned": "tuned_ours"}[variant]
     with torch.device("meta"):
         plain, full = (qtfp.build(methods.config("qtfp", name), {}) for name in (variant, ours))
-    counts = [sum(p.numel() for p in learnt(method).values()) for method in (plain, full)]
-    assert counts[0] == PRINTED[variant] + 2050
-    assert counts[1] - counts[0] == 4_198_400 + QUERIES * 1024
+    found = [sum(p.numel() for p in learnt(method).values()) for method in (plain, full)]
+    assert found[0] == PRINTED[variant] + 2050
+    assert found[1] - found[0] == 4_198_400 + QUERIES * 1024
     assert full.queries is not None
     assert sum(p.numel() for p in full.queries.attention.parameters()) == 4_198_400
     if variant == "effort":
@@ -72,33 +71,31 @@ def test_trained_parameters_at_paper_scale(variant: str) -> None:
         assert PRINTED[variant] == 24 * 4 * (1024 + 1 + 1024)
 
 
-def test_the_counting_stage_counts_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_trained_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: qtfp.VARIANTS[name] for name in ("", "effort", "weighted", "concat")}
     monkeypatch.setattr(qtfp, "VARIANTS", few)
-    spec = importlib.util.spec_from_file_location("count_stage", ROOT / "stages" / "count.py")
-    assert spec is not None
-    assert spec.loader is not None
-    stage = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stage)
-    rows = {row["variant"]: row for row in stage.trained("qtfp")}
-    assert set(rows) == set(few)
-    assert {row["part"] for row in rows.values()} == {"trainable"}
-    assert rows["effort"]["params"] == 196_704 + 2050
-    assert rows[""]["params"] == 196_704 + 2050 + 4_198_400 + QUERIES * 1024
-    assert rows["concat"]["params"] == rows[""]["params"] + 2048
-    assert rows["weighted"]["params"] == rows[""]["params"] + 2
-    # other methods keep their rows
-    assert stage.trained("constant") == []
+    counted = {(row["variant"], row["part"]): row for row in counts.rows("qtfp")}
+    trained = {variant: counted[variant, "trainable"] for variant in few}
+    assert trained["effort"]["params"] == 196_704 + 2050
+    assert trained[""]["params"] == 196_704 + 2050 + 4_198_400 + QUERIES * 1024
+    assert trained["concat"]["params"] == trained[""]["params"] + 2048
+    assert trained["weighted"]["params"] == trained[""]["params"] + 2
+    assert trained[""]["macs"] == counted["", ""]["macs"]
+    assert counted["", "queries"]["params"] == 4_198_400 + QUERIES * 1024
+    assert ("effort", "queries") not in counted
+    # other methods have no such part
+    assert {row["part"] for row in counts.rows("constant")} == {""}
 
 
 def test_macs_at_paper_scale() -> None:
     """By hand, without norms: matrix products of 24 layers, 257 tokens; the queries hardly count."""
-    counts = methods.counts("qtfp", "tuned"), methods.counts("qtfp", "tuned_ours")
+    found = counts.of("qtfp", "tuned"), counts.of("qtfp", "tuned_ours")
     products = 24 * 257 * (12 * 1024**2 + 2 * 257 * 1024) + 256 * 3 * 14 * 14 * 1024
     norms = 5 * 1024 * (2 * 24 * 257 + 257 + 1 + 256)
-    assert counts[0][""][1] == pytest.approx(products + norms + 2048, rel=1e-6)
-    assert set(counts[0]) == {"", "tower", "head"}
-    added = counts[1][""][1] - counts[0][""][1]
+    assert found[0][""][1] == pytest.approx(products + norms + 2048, rel=1e-6)
+    assert set(found[0]) == {"", "tower", "head", "trainable"}
+    added = found[1][""][1] - found[0][""][1]
+    assert found[1]["queries"][1] == pytest.approx(added, rel=0.01)
     # rows, one for each query and head, look at 256 patches and gather them; four projections, of rows, not of patches
     rows = 16 * QUERIES
     # and two means, over queries and over heads, one for each value read

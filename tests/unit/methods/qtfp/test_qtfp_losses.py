@@ -118,16 +118,16 @@ def test_anchors_change_no_expectation() -> None:
     z, weights = patches(), torch.rand(4, 6)
     forged = FAKE[:, None].expand(4, 6)
     whole = losses.contrast(z, forged, weights, 0.1)
-    assert losses.contrast(z, forged, weights, 0.1, anchors=6).item() == pytest.approx(whole.item(), rel=1e-5)
+    assert losses.contrast(z, forged, weights, 0.1, anchors=1.0).item() == pytest.approx(whole.item(), rel=1e-5)
     torch.manual_seed(0)
-    drawn = torch.stack([losses.contrast(z, forged, weights, 0.1, anchors=2) for _ in range(400)])
+    drawn = torch.stack([losses.contrast(z, forged, weights, 0.1, anchors=1 / 3) for _ in range(400)])
     assert drawn.std() > 0.01
     assert abs(drawn.mean() - whole) < 4 * drawn.std() / 20
     torch.manual_seed(0)
-    assert torch.equal(drawn[0], losses.contrast(z, forged, weights, 0.1, anchors=2))
-    for count in (0, 7):
-        with pytest.raises(ValueError, match="1 to 6"):
-            losses.contrast(z, forged, weights, 0.1, anchors=count)
+    assert torch.equal(drawn[0], losses.contrast(z, forged, weights, 0.1, anchors=1 / 3))
+    for share in (0, 1.1):
+        with pytest.raises(ValueError, match="above 0 and up to 1"):
+            losses.contrast(z, forged, weights, 0.1, anchors=share)
 
 
 @pytest.mark.parametrize("fake", [[True] * 4, [False] * 4])
