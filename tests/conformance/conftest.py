@@ -10,6 +10,11 @@ import pytest
 from unforge import specs
 
 
+@pytest.fixture(autouse=True)
+def _in_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+
+
 @pytest.fixture
 def text(request: pytest.FixtureRequest) -> list[str]:
     """Lines of the text of the module's `PAPER`, the first at index 1."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from tests.conformance.printed import cell, numbers, plain, printed
 from unforge import assets, audit, datasets, demand, methods, metrics, notation, profiles, specs
 
 PAPER = "aap"
@@ -27,19 +27,6 @@ PRINTED = {
 """Numbers that the tables print, the one dash of Table 4 among them."""
 MOST_RUNS = 45
 SETS = ("sd15", "sd21", "sdxl", "sd3", "flux")
-
-
-@pytest.fixture(autouse=True)
-def _in_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
-
-
-def plain(words: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", words.lower())
-
-
-def printed(row: specs.Row) -> list[str]:
-    return [value for value in row.printed if value is not None]
 
 
 @pytest.mark.real_data
@@ -98,7 +85,7 @@ def test_two_means_of_the_text_are_those_of_table_7(text: list[str]) -> None:
 
 def test_as_many_numbers_as_printed() -> None:
     tables = specs.tables(PAPER)
-    assert {name: sum(len(printed(row)) for row in table.rows) for name, table in tables.items()} == PRINTED
+    assert numbers(PAPER) == PRINTED
     gains = [v for row in tables["table_7"].rows for v in printed(row) if notation.gain(v)]
     assert len(gains) == 24
 
@@ -121,10 +108,7 @@ def test_as_many_numbers_as_printed() -> None:
     ],
 )
 def test_spot_checks(table: str, row: str, column: str, value: str, line: int) -> None:
-    spec = specs.tables(PAPER)[table]
-    found = specs.row(spec, row)
-    assert dict(zip(spec.columns, found.printed, strict=True))[column] == value
-    assert found.line == line
+    assert cell(PAPER, table, row, column) == (value, line)
 
 
 def test_metrics_are_those_that_are_printed_and_those_that_should_be() -> None:
@@ -195,7 +179,7 @@ def test_runs_build_on_what_they_are_said_to() -> None:
         "aap/sid/llava_black_box/s0": llava,
         "aap/opensdid/siglip/s0": {"backbone": "llava_siglip", "sam": "sam"},
         "aap/opensdid/large_black_box/s0": {"backbone": "llava_large", "sam": "sam"},
-        "aap/sid/univfd-three/s0": {"backbone": "llava"},
+        "aap/sid/univfd-three/s0": {"backbone": "clip"},
         "aap/sid/lisa-full/s0": llava,
         "tampertok/sid/sida-full/s0": llava,
     }

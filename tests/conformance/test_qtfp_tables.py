@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from tests.conformance.printed import cell, numbers, plain, printed
 from unforge import audit, catalogue, datasets, demand, methods, metrics, notation, profiles, specs
 
 PAPER = "qtfp"
@@ -20,22 +20,8 @@ SETS = ("cdf_v1", "cdf_v2", "faceshifter", "uadfv", "dfd", "dfdc", "dfdcp", "dee
 SETTINGS = ("effort", "effort_ours", "lora", "lora_ours", "tuned", "tuned_ours")
 
 
-@pytest.fixture(autouse=True)
-def _in_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
-
-
-def plain(words: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", words.lower())
-
-
-def printed(row: specs.Row) -> list[str]:
-    return [value for value in row.printed if value is not None]
-
-
 def number(table: str, row: str, column: str) -> float:
-    spec = specs.tables(PAPER)[table]
-    found = notation.number(dict(zip(spec.columns, specs.row(spec, row).printed, strict=True))[column] or "-")
+    found = notation.number(cell(PAPER, table, row, column)[0] or "-")
     assert found is not None
     return found
 
@@ -91,8 +77,7 @@ def test_claims_quote_their_lines(text: list[str]) -> None:
 
 
 def test_as_many_numbers_as_printed() -> None:
-    tables = specs.tables(PAPER)
-    assert {name: sum(len(printed(row)) for row in table.rows) for name, table in tables.items()} == PRINTED
+    assert numbers(PAPER) == PRINTED
 
 
 @pytest.mark.parametrize(
@@ -112,10 +97,7 @@ def test_as_many_numbers_as_printed() -> None:
     ],
 )
 def test_spot_checks(table: str, row: str, column: str, value: str, line: int) -> None:
-    spec = specs.tables(PAPER)[table]
-    found = specs.row(spec, row)
-    assert dict(zip(spec.columns, found.printed, strict=True))[column] == value
-    assert found.line == line
+    assert cell(PAPER, table, row, column) == (value, line)
 
 
 def test_the_notes_on_averages() -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-from unforge import audit, datasets, demand, metrics, perturbations, profiles, specs, tables
+from tests.conformance.printed import cell, numbers
+from unforge import audit, counts, datasets, demand, metrics, perturbations, profiles, specs, tables
 
 PAPER = "sparsevit"
 PRINTED = {
@@ -24,11 +24,6 @@ PRINTED = {
     "table_8": 25,
     "table_9": 20,
 }
-
-
-@pytest.fixture(autouse=True)
-def _in_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
 
 
 def fields(line: str) -> list[str]:
@@ -78,11 +73,7 @@ def test_claims_quote_their_lines(text: list[str]) -> None:
 
 
 def test_every_printed_number_is_there() -> None:
-    found = {
-        name: sum(value is not None for row in table.rows for value in row.printed)
-        for name, table in specs.tables(PAPER).items()
-    }
-    assert found == PRINTED
+    assert numbers(PAPER) == PRINTED
 
 
 @pytest.mark.parametrize(
@@ -100,8 +91,7 @@ def test_every_printed_number_is_there() -> None:
     ],
 )
 def test_numbers_read_from_the_paper_by_eye(table: str, row: str, column: str, printed: str) -> None:
-    spec = specs.tables(PAPER)[table]
-    assert dict(zip(spec.columns, specs.row(spec, row).printed, strict=True))[column] == printed
+    assert cell(PAPER, table, row, column)[0] == printed
 
 
 def test_table_7_averages_the_four_sets_of_table_3() -> None:
@@ -168,7 +158,7 @@ def test_audit_finds_the_one_claim_the_numbers_contradict() -> None:
 def test_every_printed_count_of_a_measured_row_is_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
     from unforge import methods
 
-    counted = cache(methods.counts)
+    counted = cache(counts.of)
 
     def count(self: tables.Reader, method: str, variant: str, part: str) -> dict[str, float]:
         params, macs = counted(method, variant)[part]

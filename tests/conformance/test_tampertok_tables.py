@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from tests.conformance.printed import cell, numbers
 from unforge import audit, datasets, demand, metrics, profiles, specs
 
 PAPER = "tampertok"
@@ -24,11 +24,6 @@ PRINTED = {
     "table_7": 48,
 }
 STEM = "truncated trainable stem (not in the paper)"
-
-
-@pytest.fixture(autouse=True)
-def _in_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
 
 
 def fields(line: str) -> list[str]:
@@ -98,11 +93,7 @@ def test_subscripts_are_points_above_the_better_of_the_other_mllms(text: list[st
 
 
 def test_every_printed_number_is_there() -> None:
-    found = {
-        name: sum(value is not None for row in table.rows for value in row.printed)
-        for name, table in specs.tables(PAPER).items()
-    }
-    assert found == PRINTED
+    assert numbers(PAPER) == PRINTED
 
 
 @pytest.mark.parametrize(
@@ -122,8 +113,7 @@ def test_every_printed_number_is_there() -> None:
     ],
 )
 def test_numbers_read_from_the_paper_by_eye(table: str, row: str, column: str, printed: str) -> None:
-    spec = specs.tables(PAPER)[table]
-    assert dict(zip(spec.columns, specs.row(spec, row).printed, strict=True))[column] == printed
+    assert cell(PAPER, table, row, column)[0] == printed
 
 
 def test_names_exist() -> None:

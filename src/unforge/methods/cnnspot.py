@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from unforge.methods import _detectors
 from unforge.nn import detector
 from unforge.nn.detector import Sizes, View
 from unforge.types import Recipe
@@ -18,9 +19,9 @@ from unforge.types import Recipe
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
         # Deviations: a half cosine for as many steps as given, where the rate falls tenfold with the accuracy on a
-        # validation set and training stops at 1e-6; the last step is taken, as the shared validation is for masks;
-        # blur and JPEG as the other methods' (probability 0.2, kernels of 3 to 7, quality 70 to 100), where sigma is
-        # U(0,3), quality 30 to 100 and the probability 0.5 or 0.1; a square of 256 comes from the loader.
+        # validation set and training stops at 1e-6; blur and JPEG as the other methods' (probability 0.2, kernels of 3
+        # to 7, quality 70 to 100), where sigma is U(0,3), quality 30 to 100 and the probability 0.5 or 0.1; a square of
+        # 256 comes from the loader.
         source="CNNDetection, released code (Blur+JPEG)",
         optimiser="adam",
         lr=1e-4,
@@ -31,19 +32,7 @@ RECIPES: dict[str, Recipe] = {
         samples_per_epoch=720000,
         augment=("resize", "blur", "jpeg", "flip_horizontal"),
     ),
-    "small": Recipe(
-        source="unforge: what fits into 15 s on one thread",
-        optimiser="adamw",
-        lr=3e-3,
-        min_lr=3e-5,
-        batch=8,
-        epochs=1,
-        samples_per_epoch=1600,
-        warmup_epochs=0.1,
-        weight_decay=0.01,
-        clip=1.0,
-        augment=("dihedral",),
-    ),
+    "small": _detectors.SMALL_RECIPE,
 }
 
 

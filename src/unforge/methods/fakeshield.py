@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unforge.backbones import llava, sam, seen, segment
+from unforge.methods import _grounded
 from unforge.types import Batch, Losses, Prediction, Recipe
 
 SEG = "[SEG]"
@@ -46,20 +47,7 @@ RECIPES: dict[str, Recipe] = {
         clip=1.0,
         dtype="bfloat16",
     ),
-    "small": Recipe(
-        source="unforge: what learns within 40 s on one thread",
-        optimiser="adamw",
-        lr=2e-3,
-        min_lr=2e-5,
-        batch=8,
-        epochs=20,
-        samples_per_epoch=64,
-        warmup_epochs=1.0,
-        weight_decay=0.01,
-        clip=1.0,
-        ema=0.99,
-        augment=("dihedral",),
-    ),
+    "small": _grounded.SMALL_RECIPE,
 }
 
 

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from unforge.methods import _detectors
 from unforge.nn import detector
 from unforge.nn.detector import Sizes, View
 from unforge.types import Batch, Losses, Recipe
@@ -44,8 +45,8 @@ RECIPES: dict[str, Recipe] = {
         augment=("resize",),
     ),
     "ridge": Recipe(
-        # Deviations: a half cosine where the rate is constant; the last step is taken, where training stops when the
-        # loss on a validation set has not fallen for 5 epochs.
+        # Deviations: a half cosine where the rate is constant; the step that validates best of all is taken, where
+        # training stops when the loss on a validation set has not fallen for 5 epochs.
         source="FreDect (Frank et al. 2020), released code",
         optimiser="adam",
         lr=1e-3,
@@ -55,19 +56,7 @@ RECIPES: dict[str, Recipe] = {
         samples_per_epoch=200000,
         augment=("resize",),
     ),
-    "small": Recipe(
-        source="unforge: what fits into 15 s on one thread",
-        optimiser="adamw",
-        lr=3e-3,
-        min_lr=3e-5,
-        batch=8,
-        epochs=1,
-        samples_per_epoch=1600,
-        warmup_epochs=0.1,
-        weight_decay=0.01,
-        clip=1.0,
-        augment=("dihedral",),
-    ),
+    "small": _detectors.SMALL_RECIPE,
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unforge.methods import _detectors
 from unforge.nn import detector
 from unforge.nn.detector import Sizes, View
 from unforge.nn.resnet import kaiming
@@ -24,8 +25,8 @@ from unforge.types import Recipe
 
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
-        # Deviations: a half cosine where the rate is constant; the last step is taken, where the code looks at sets it
-        # is tested on; the loader makes a square of 512 before it is shrunk.
+        # Deviations: a half cosine where the rate is constant; the checkpoint is chosen on validation images, where the
+        # code looks at sets it is tested on; the loader makes a square of 512 before it is shrunk.
         source="Gram-Net, released code",
         optimiser="adam",
         lr=1e-5,
@@ -49,19 +50,7 @@ RECIPES: dict[str, Recipe] = {
         samples_per_epoch=720000,
         augment=("resize", "blur", "jpeg", "flip_horizontal"),
     ),
-    "small": Recipe(
-        source="unforge: what fits into 15 s on one thread",
-        optimiser="adamw",
-        lr=3e-3,
-        min_lr=3e-5,
-        batch=8,
-        epochs=1,
-        samples_per_epoch=1600,
-        warmup_epochs=0.1,
-        weight_decay=0.01,
-        clip=1.0,
-        augment=("dihedral",),
-    ),
+    "small": _detectors.SMALL_RECIPE,
 }
 NAMES = (
     ("conv_interi_0", "gi_fc1", "gi_fc2"),

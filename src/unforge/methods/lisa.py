@@ -8,7 +8,7 @@ ASSUMPTION(paper): question and answer, and that authentic images are trained on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unforge.backbones import llava, sam, seen, segment
+from unforge.methods import _grounded
 from unforge.types import Batch, Losses, Prediction, Recipe
 
 SEG = "[SEG]"
@@ -39,46 +40,23 @@ RECIPES: dict[str, Recipe] = {
         clip=1.0,
         dtype="bfloat16",
     ),
-    "small": Recipe(
-        source="unforge: what learns within 40 s on one thread",
-        optimiser="adamw",
-        lr=2e-3,
-        min_lr=2e-5,
-        batch=8,
-        epochs=20,
-        samples_per_epoch=64,
-        warmup_epochs=1.0,
-        weight_decay=0.01,
-        clip=1.0,
-        ema=0.99,
-        augment=("dihedral",),
-    ),
+    "small": _grounded.SMALL_RECIPE,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    language: llava.Config = field(default_factory=lambda: llava.Config(gradient_checkpointing=True))
-    """Sizes where no backbone is given. Source: released code, as the next."""
-    masks: sam.Config = field(default_factory=sam.Config)
-    lora_rank: int = 8
-    """Of the language model's query and value projections. Source: released code."""
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.05
+class Config(_grounded.Grounded):
     train_words: bool = True
     """Whether the embeddings of words and the last layer learn too. Source: released code."""
     ce: float = 1.0
     """Weight of the answer's cross-entropy. Source: released code, as are the next two."""
     dice: float = 0.5
     bce: float = 2.0
-    dice_scale: float = 1000.0
-    """Source: released code (see `segment`'s Dice)."""
     answer_tokens: int = 16
     """Longest answer that is generated."""
     input_size: int | None = 1024
     """Images are resized to this in training, where the profile gives no crop (pixels).
     ASSUMPTION(paper): TamperTok's protocol; LISA trains on one image at a time, each of its own size."""
-    count_size: int = 1024
     recipe: Recipe = RECIPES["paper"]
 
 
@@ -96,12 +74,7 @@ VARIANTS: dict[str, Config] = {
     # no gradient reaches the language model: what SAM's decoder learns by itself
     "frozen": replace(Config(), lora_rank=0, train_words=False),
 }
-PARTS = {
-    "vision_tower": "llava.model.model.vision_tower",
-    "language_model": "llava.model.model.language_model",
-    "sam_encoder": "segmenter.sam.model.vision_encoder",
-    "mask_decoder": "segmenter.sam.model.mask_decoder",
-}
+PARTS = _grounded.PARTS
 
 
 class Lisa(nn.Module):

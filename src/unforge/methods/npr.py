@@ -12,6 +12,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
+from unforge.methods import _detectors
 from unforge.nn import detector
 from unforge.nn.detector import Sizes, View
 from unforge.types import Recipe
@@ -30,19 +31,7 @@ RECIPES: dict[str, Recipe] = {
         samples_per_epoch=144000,
         augment=("resize", "flip_horizontal"),
     ),
-    "small": Recipe(
-        source="unforge: what fits into 15 s on one thread",
-        optimiser="adamw",
-        lr=3e-3,
-        min_lr=3e-5,
-        batch=8,
-        epochs=1,
-        samples_per_epoch=1600,
-        warmup_epochs=0.1,
-        weight_decay=0.01,
-        clip=1.0,
-        augment=("dihedral",),
-    ),
+    "small": _detectors.SMALL_RECIPE,
 }
 
 

@@ -9,7 +9,7 @@ what the released form would give; the mask is given for every image (or, `gated
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unforge.backbones import llava, sam, seen, segment
+from unforge.methods import _grounded
 from unforge.types import Batch, Losses, Prediction, Recipe
 
 CLS, SEG = "[CLS]", "[SEG]"
@@ -42,32 +43,12 @@ RECIPES: dict[str, Recipe] = {
         clip=1.0,
         dtype="bfloat16",
     ),
-    "small": Recipe(
-        source="unforge: what learns within 40 s on one thread",
-        optimiser="adamw",
-        lr=2e-3,
-        min_lr=2e-5,
-        batch=8,
-        epochs=20,
-        samples_per_epoch=64,
-        warmup_epochs=1.0,
-        weight_decay=0.01,
-        clip=1.0,
-        ema=0.99,
-        augment=("dihedral",),
-    ),
+    "small": _grounded.SMALL_RECIPE,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    language: llava.Config = field(default_factory=lambda: llava.Config(gradient_checkpointing=True))
-    """Sizes where no backbone is given. Source: released code, as the next."""
-    masks: sam.Config = field(default_factory=sam.Config)
-    lora_rank: int = 8
-    """Of the language model's query and value projections. Source: released code."""
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.05
+class Config(_grounded.Grounded):
     train_words: bool = True
     """Whether the embeddings of words learn too. Source: released code."""
     heads: int = 8
@@ -81,13 +62,11 @@ class Config:
     dice: float = 1.0
     ce: float = 0.0
     """Weight of the answer's cross-entropy. Source: released code, first stage: it is not used."""
-    dice_scale: float = 1000.0
     gated: bool = False
     """Whether the mask follows the predicted class: empty where it is real, everything where it is synthetic.
     ASSUMPTION(paper): not; the released evaluation scores masks whatever class was predicted."""
     input_size: int | None = 1024
     """Images are resized to this in training, where the profile gives no crop (pixels)."""
-    count_size: int = 1024
     recipe: Recipe = RECIPES["paper"]
 
 
@@ -98,12 +77,7 @@ VARIANTS: dict[str, Config] = {
     "unlinked": replace(Config(), linked=False),
     "gated": replace(Config(), gated=True),
 }
-PARTS = {
-    "vision_tower": "llava.model.model.vision_tower",
-    "language_model": "llava.model.model.language_model",
-    "sam_encoder": "segmenter.sam.model.vision_encoder",
-    "mask_decoder": "segmenter.sam.model.mask_decoder",
-}
+PARTS = _grounded.PARTS
 
 
 class Sida(nn.Module):

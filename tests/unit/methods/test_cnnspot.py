@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.unit import resnets
-from unforge import methods
+from unforge import counts, methods
 from unforge.methods import cnnspot
 from unforge.types import Batch
 
@@ -27,8 +27,8 @@ def batch(count: int, size: int = 64) -> Batch:
 
 def test_counts_are_published() -> None:
     # trunk 23,508,032 and 2,048 + 1
-    assert methods.counts("cnnspot")[""][0] == 23_510_081
-    assert methods.counts("cnnspot", "three")[""][0] == 23_508_032 + 3 * 2_049
+    assert counts.of("cnnspot")[""][0] == 23_510_081
+    assert counts.of("cnnspot", "three")[""][0] == 23_508_032 + 3 * 2_049
 
 
 def test_official_weights_load_strictly(tmp_path: Path) -> None:

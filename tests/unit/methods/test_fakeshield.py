@@ -10,30 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.unit.methods import samples
+from tests.unit.methods.aap.samples import batch
 from unforge import methods
 from unforge.backbones import llava, sam
 from unforge.methods import fakeshield
-from unforge.types import Batch
 
 
 @pytest.fixture(scope="module")
 def method() -> fakeshield.FakeShield:
     torch.manual_seed(0)
     return fakeshield.build(methods.config("fakeshield", "", "small"), {}).eval()
-
-
-def batch(kinds: list[int]) -> Batch:
-    torch.manual_seed(5)
-    mask = torch.zeros(len(kinds), 1, 48, 48)
-    for i, kind in enumerate(kinds):
-        if kind == llava.SYNTHETIC:
-            mask[i] = 1
-        if kind == llava.TAMPERED:
-            mask[i, :, 8:30, 4 : 12 + 4 * i] = 1
-    names = tuple(map(str, range(len(kinds))))
-    source = tuple((name,) for name in names)
-    label = torch.tensor([int(kind != llava.REAL) for kind in kinds])
-    return Batch(image=torch.rand(len(kinds), 3, 48, 48), mask=mask, label=label, key=names, unit=names, source=source)
 
 
 def saying(method: fakeshield.FakeShield, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
@@ -137,11 +124,7 @@ def test_explanations_are_learnt_where_they_are_given(tmp_path: Path) -> None:
 
 
 def test_a_saved_run_needs_nothing_else(method: fakeshield.FakeShield, tmp_path: Path) -> None:
-    methods.save(method, "fakeshield", "", method.config, tmp_path)
-    again = methods.load(tmp_path)
-    state = method.state_dict()
-    assert state.keys() == again.state_dict().keys()
-    assert all(torch.equal(state[name], value) for name, value in again.state_dict().items())
+    again = samples.saved_and_loaded(method, "fakeshield", tmp_path)
     image = torch.rand(1, 3, 40, 40)
     assert torch.equal(again(image), method(image))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.unit import resnets
-from unforge import methods
+from unforge import counts, methods
 from unforge.methods import fredect
 from unforge.nn.detector import View
 from unforge.types import Batch
@@ -44,9 +44,9 @@ def expected(image: Tensor) -> np.ndarray:
 
 
 def test_counts_are_published() -> None:
-    assert methods.counts("fredect")[""][0] == 23_510_081
+    assert counts.of("fredect")[""][0] == 23_510_081
     # 128 * 128 * 3 + 1
-    assert methods.counts("fredect", "ridge")[""][0] == 49_153
+    assert counts.of("fredect", "ridge")[""][0] == 49_153
 
 
 def test_the_transform_is_orthonormal() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.unit import resnets
-from unforge import methods
+from unforge import counts, methods
 from unforge.methods import gramnet
 from unforge.nn import detector
 
@@ -27,9 +27,9 @@ def official(outputs: int) -> resnets.Shapes:
 
 
 def test_counts_are_published() -> None:
-    assert methods.counts("gramnet")[""][0] == 11_734_723
-    assert methods.counts("gramnet", "benchmark")[""][0] == 11_734_210
-    assert methods.counts("gramnet", "three")[""][0] == 11_734_723 + 513
+    assert counts.of("gramnet")[""][0] == 11_734_723
+    assert counts.of("gramnet", "benchmark")[""][0] == 11_734_210
+    assert counts.of("gramnet", "three")[""][0] == 11_734_723 + 513
 
 
 @pytest.mark.parametrize(("variant", "outputs", "wrapper"), [("", 2, "state_dict"), ("benchmark", 1, "netC")])

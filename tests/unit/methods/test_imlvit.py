@@ -10,23 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unforge import methods
+from tests.unit.methods import samples
+from unforge import counts, methods
 from unforge.methods import imlvit
 from unforge.methods.imlvit import encoder, network
-from unforge.types import Batch
-
-
-def batch(masks: torch.Tensor) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    names = tuple(str(i) for i in range(len(masks)))
-    return Batch(
-        image=torch.rand(len(masks), 3, *masks.shape[2:], generator=generator),
-        mask=masks,
-        label=torch.ones(len(masks), dtype=torch.int64),
-        key=names,
-        unit=names,
-        source=tuple((name,) for name in names),
-    )
 
 
 def small(variant: str = "", **changes: object) -> imlvit.IMLViT:
@@ -52,7 +39,7 @@ def official_keys() -> set[str]:
 
 
 def test_counts_are_those_of_the_official_network() -> None:
-    found = methods.counts("imlvit")
+    found = counts.of("imlvit")
     parameters = {part: params for part, (params, _) in found.items()}
     assert parameters == {"": 91_777_729, "encoder": 85_889_024, "pyramid": 5_560_000, "head": 328_705}
     # ours has norms and resizing in it
@@ -159,7 +146,7 @@ def test_loss_by_hand() -> None:
     method = small(band=3).eval()
     mask = torch.zeros(2, 1, 32, 32)
     mask[0, :, 8:20, 4:12] = 1
-    given = batch(mask)
+    given = samples.forged(mask)
     with torch.no_grad():
         found = method.loss(given)
         logits = method(given.image)
@@ -231,7 +218,7 @@ def test_every_parameter_learns(variant: str) -> None:
     method = small(variant).train()
     mask = torch.zeros(2, 1, 96, 96)
     mask[0, :, 20:50, 30:70] = 1
-    method.loss(batch(mask)).total.backward()
+    method.loss(samples.forged(mask)).total.backward()
     assert [name for name, p in method.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 

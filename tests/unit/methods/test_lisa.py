@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.unit.methods import samples
 from unforge import methods
 from unforge.backbones import sam
 from unforge.methods import lisa
@@ -102,11 +103,7 @@ def test_any_size_is_predicted(method: lisa.Lisa, shape: tuple[int, int]) -> Non
 
 
 def test_a_saved_run_needs_nothing_else(method: lisa.Lisa, tmp_path: Path) -> None:
-    methods.save(method, "lisa", "", method.config, tmp_path)
-    again = methods.load(tmp_path)
-    state = method.state_dict()
-    assert state.keys() == again.state_dict().keys()
-    assert all(torch.equal(state[name], value) for name, value in again.state_dict().items())
+    again = samples.saved_and_loaded(method, "lisa", tmp_path)
     image = torch.rand(1, 3, 40, 40)
     assert torch.equal(again(image), method(image))
     assert again.predict(image).text == method.predict(image).text

@@ -8,23 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unforge import methods
+from tests.unit.methods import samples
+from unforge import counts, methods
 from unforge.methods import mvssnet
 from unforge.methods.mvssnet import network
-from unforge.types import Batch
-
-
-def batch(masks: torch.Tensor) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    names = tuple(str(i) for i in range(len(masks)))
-    return Batch(
-        image=torch.rand(len(masks), 3, *masks.shape[2:], generator=generator),
-        mask=masks,
-        label=torch.ones(len(masks), dtype=torch.int64),
-        key=names,
-        unit=names,
-        source=tuple((name,) for name in names),
-    )
 
 
 def small(variant: str = "", **changes: object) -> mvssnet.MVSSNet:
@@ -65,7 +52,7 @@ def official_keys() -> set[str]:
 
 
 def test_counts_are_those_of_the_official_network() -> None:
-    found = methods.counts("mvssnet")
+    found = counts.of("mvssnet")
     assert found[""][0] == 146_880_335
     assert found["head"][0] == 95_693_059
     assert found[""][1] == pytest.approx(166.39e9, rel=0.01)
@@ -124,7 +111,7 @@ def test_an_even_image_has_finite_gradients() -> None:
     assert slopes.grad is not None
     assert float(slopes.grad.abs().max()) == 0.0
     method = small().train()
-    given = batch(torch.ones(2, 1, 32, 32))
+    given = samples.forged(torch.ones(2, 1, 32, 32))
     method.loss(replace(given, image=torch.full((2, 3, 32, 32), 0.5))).total.backward()
     assert all(bool(p.grad.isfinite().all()) for p in method.parameters() if p.grad is not None)
 
@@ -168,19 +155,19 @@ def test_an_authentic_image_enters_the_image_term_only() -> None:
     method = small().eval()
     masks = torch.zeros(2, 1, 32, 32)
     with torch.no_grad():
-        found = method.loss(batch(masks))
+        found = method.loss(samples.forged(masks))
     assert float(found.terms["mask"]) == float(found.terms["edge"]) == 0.0
     assert float(found.total) == pytest.approx(0.04 * float(found.terms["image"]))
     masks[0, :, 4:20, 4:20] = 1
     with torch.no_grad():
-        found = method.loss(batch(masks))
+        found = method.loss(samples.forged(masks))
     parts = {name: float(value) for name, value in found.terms.items()}
     assert parts["mask"] > 0.1
     assert parts["edge"] > 0.1
     total = 0.16 * parts["mask"] + 0.04 * parts["image"] + 0.80 * parts["edge"]
     assert float(found.total) == pytest.approx(total, rel=1e-5)
     with pytest.raises(ValueError, match="learns from masks"):
-        method.loss(replace(batch(masks), mask=None))
+        method.loss(replace(samples.forged(masks), mask=None))
 
 
 @pytest.mark.parametrize("variant", ["", "stem"])

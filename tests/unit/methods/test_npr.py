@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.unit import resnets
-from unforge import methods
+from unforge import counts, methods
 from unforge.methods import npr
 
 
 def test_counts_are_published() -> None:
-    assert methods.counts("npr")[""][0] == 1_437_761
-    assert methods.counts("npr", "three")[""][0] == 1_437_761 + 2 * 513
+    assert counts.of("npr")[""][0] == 1_437_761
+    assert counts.of("npr", "three")[""][0] == 1_437_761 + 2 * 513
 
 
 def test_official_weights_load_strictly(tmp_path: Path) -> None:

@@ -8,23 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unforge import methods
+from tests.unit.methods import samples
+from unforge import counts, methods
 from unforge.methods import psccnet
 from unforge.methods.psccnet import network
-from unforge.types import Batch
-
-
-def batch(masks: torch.Tensor) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    names = tuple(str(i) for i in range(len(masks)))
-    return Batch(
-        image=torch.rand(len(masks), 3, *masks.shape[2:], generator=generator),
-        mask=masks,
-        label=torch.ones(len(masks), dtype=torch.int64),
-        key=names,
-        unit=names,
-        source=tuple((name,) for name in names),
-    )
 
 
 def small(variant: str = "", **changes: object) -> psccnet.PSCCNet:
@@ -33,7 +20,7 @@ def small(variant: str = "", **changes: object) -> psccnet.PSCCNet:
 
 
 def test_counts_are_those_of_the_official_network() -> None:
-    found = methods.counts("psccnet")
+    found = counts.of("psccnet")
     assert {part: parameters for part, (parameters, _) in found.items()} == {
         "": 3_667_942,
         "trunk": 2_028_572,
@@ -157,7 +144,7 @@ def test_class_weights_follow_from_the_share_of_authentic_images() -> None:
     method = small(authentic=0.25).eval()
     masks = torch.zeros(2, 1, 32, 32)
     masks[0, :, 4:20, 4:20] = 1
-    given = batch(masks)
+    given = samples.forged(masks)
     with torch.no_grad():
         found = method.loss(given)
         _, logits = method(given.image)

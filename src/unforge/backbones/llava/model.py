@@ -211,9 +211,12 @@ class Llava(nn.Module):
         return states.last[torch.arange(len(ids), device=ids.device), place], present
 
     @torch.no_grad()
-    def generate(self, shown: Tensor, prompt: str, tokens: int) -> Answer:
-        """The most probable next token, up to `tokens` times or to the end, with a key-value cache."""
-        ids = self.sequences([prompt] * len(shown)).ids
+    def generate(self, shown: Tensor, prompt: str, tokens: int, given: str = "") -> Answer:
+        """The most probable next token, up to `tokens` times or to the end, with a key-value cache. `given`: how the
+        answer begins, which is not among what was generated."""
+        prompts, answers = [prompt] * len(shown), [given] * len(shown)
+        # without the end behind what is given
+        ids = self.sequences(prompts, answers).ids[:, :-1] if given else self.sequences(prompts).ids
         inputs = self.embedded(ids, self.features(shown))
         cache, chosen, states = None, [], []
         done = torch.zeros(len(shown), dtype=torch.bool, device=ids.device)

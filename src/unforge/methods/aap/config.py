@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from unforge.backbones import llava, llava_large, llava_siglip, sam
+from unforge.methods import _grounded
 from unforge.types import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -22,20 +23,7 @@ RECIPES: dict[str, Recipe] = {
         # ASSUMPTION(paper): as LISA and SIDA
         dtype="bfloat16",
     ),
-    "small": Recipe(
-        source="unforge: what learns within 15 s on one thread",
-        optimiser="adamw",
-        lr=2e-3,
-        min_lr=2e-5,
-        batch=8,
-        epochs=20,
-        samples_per_epoch=64,
-        warmup_epochs=1.0,
-        weight_decay=0.01,
-        clip=1.0,
-        ema=0.99,
-        augment=("dihedral",),
-    ),
+    "small": replace(_grounded.SMALL_RECIPE, source="unforge: what learns within 15 s on one thread"),
 }
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unforge.backbones import consistency, llava, sam, seen, segment
+from unforge.methods import _grounded
 from unforge.methods.aap import anchor
 from unforge.methods.aap.config import Config, sizes
 from unforge.types import Batch, Losses, Prediction
@@ -26,12 +27,7 @@ CLASSES = {"real": llava.REAL, "synthetic": llava.SYNTHETIC, "tampered": llava.T
 STATES = 64
 """Most values of the state at <CLS> that a prediction gives."""
 
-PARTS = {
-    "vision_tower": "llava.model.model.vision_tower",
-    "language_model": "llava.model.model.language_model",
-    "sam_encoder": "segmenter.sam.model.vision_encoder",
-    "mask_decoder": "segmenter.sam.model.mask_decoder",
-}
+PARTS = _grounded.PARTS | {"projector": "projector", "cue": "cue"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,19 +235,9 @@ class AAP(nn.Module):
     def explain(self, image: Tensor) -> tuple[str, ...]:
         """What the model says of each image behind <CLS> and <SEG>, which are given: the most probable next token, up
         to the end. As it is, also where it names another class than the class head, or none."""
-        talking = self.llava
-        ids = talking.sequences([QUESTION] * len(image), [ANSWER] * len(image)).ids[:, :-1]
-        inputs = talking.embedded(ids, talking.features(talking.prepared(image)))
-        cache, written = None, ids[:, :0]
-        for _ in range(self.config.answer_tokens):
-            out = talking.model.model.language_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            token = talking.logits(out.last_hidden_state[:, -1:]).argmax(dim=-1)
-            written = torch.cat([written, token], dim=1)
-            if bool((written == talking.tokenizer.eos_token_id).any(dim=1).all()):
-                break
-            inputs = talking.model.get_input_embeddings()(token)
-        said = [talking.text(row) for row in written]
+        shown = self.llava.prepared(image)
+        written = self.llava.generate(shown, QUESTION, self.config.answer_tokens, given=ANSWER)
+        said = [self.llava.text(row) for row in written.ids]
         return tuple(" ".join(text.replace(CLS, " ").replace(SEG, " ").split()) for text in said)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from unforge.methods import _localisers
 from unforge.types import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -21,32 +22,9 @@ RECIPES: dict[str, Recipe] = {
         warmup_epochs=4.0,
         weight_decay=0.05,
         dtype="float16",
-        augment=(
-            "scale",
-            "copy_move",
-            "inpaint",
-            "flip_horizontal",
-            "flip_vertical",
-            "brightness_contrast",
-            "jpeg",
-            "rotate90",
-            "blur",
-        ),
+        augment=_localisers.CODE_AUGMENT,
     ),
-    "small": Recipe(
-        source="ours: what learns in some hundred steps on one CPU thread",
-        optimiser="adamw",
-        lr=3e-3,
-        min_lr=3e-5,
-        batch=8,
-        epochs=1,
-        samples_per_epoch=3200,
-        warmup_epochs=0.1,
-        weight_decay=0.01,
-        clip=1.0,
-        ema=0.99,
-        augment=("flip_horizontal", "flip_vertical", "rotate90"),
-    ),
+    "small": _localisers.SMALL_RECIPE,
 }
 """`paper`, and one for seconds on a CPU."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from unforge.methods import _localisers
 from unforge.types import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -19,20 +20,7 @@ RECIPES: dict[str, Recipe] = {
         samples_per_epoch=100_000,
         augment=("dihedral",),
     ),
-    "small": Recipe(
-        source="ours: what learns in some hundred steps on one CPU thread",
-        optimiser="adamw",
-        lr=3e-3,
-        min_lr=3e-5,
-        batch=8,
-        epochs=1,
-        samples_per_epoch=3200,
-        warmup_epochs=0.1,
-        weight_decay=0.01,
-        clip=1.0,
-        ema=0.99,
-        augment=("flip_horizontal", "flip_vertical", "rotate90"),
-    ),
+    "small": _localisers.SMALL_RECIPE,
 }
 """`paper`, and one for seconds on a CPU."""
 

@@ -5,20 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from unforge.methods import _localisers
 from unforge.types import Recipe
-
-# Operations before training as the released code applies them, in its order.
-CODE_AUGMENT = (
-    "scale",
-    "copy_move",
-    "inpaint",
-    "flip_horizontal",
-    "flip_vertical",
-    "brightness_contrast",
-    "jpeg",
-    "rotate90",
-    "blur",
-)
 
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
@@ -46,22 +34,9 @@ RECIPES: dict[str, Recipe] = {
         weight_decay=0.05,
         betas=(0.9, 0.999),
         dtype="float16",
-        augment=CODE_AUGMENT,
+        augment=_localisers.CODE_AUGMENT,
     ),
-    "small": Recipe(
-        source="ours: what learns in some hundred steps on one CPU thread",
-        optimiser="adamw",
-        lr=3e-3,
-        min_lr=3e-5,
-        batch=8,
-        epochs=1,
-        samples_per_epoch=3200,
-        warmup_epochs=0.1,
-        weight_decay=0.01,
-        clip=1.0,
-        ema=0.99,
-        augment=("flip_horizontal", "flip_vertical", "rotate90"),
-    ),
+    "small": _localisers.SMALL_RECIPE,
 }
 """`paper` and `code` disagree; both are kept. `small` is for seconds on a CPU."""
 
