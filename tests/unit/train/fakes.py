@@ -22,7 +22,7 @@ RECIPE = Recipe(
 class FakeSet:
     """What training reads of a `ShardSet`; manipulated images have a bright square."""
 
-    def __init__(self, name: str, count: int, *, side: int = 24, label: int = 1) -> None:
+    def __init__(self, name: str, count: int, *, side: int = 24, label: int = 1, kind: str = "splice") -> None:
         self.name, self.path, self.digest, self.reads = name, Path("shards") / name, f"digest of {name}", 0
         rng = np.random.default_rng(len(name) + count)
         self.images: dict[str, np.ndarray] = {}
@@ -38,6 +38,7 @@ class FakeSet:
             self.rows[key] = {
                 "key": key,
                 "label": label,
+                "kind": kind if label else "authentic",
                 "unit": key,
                 "source": [f"photo{i}"],
                 "meta": "{}",
