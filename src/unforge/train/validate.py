@@ -15,13 +15,15 @@ from unforge.train.data import Arrays, Member
 from unforge.train.distributed import World, gather
 from unforge.types import Prediction
 
+TAMPERED = 2
+
 
 class Validation:
     """What a model predicts, on validation images at their original resolution, decides what is measured:
 
-    - masks: mean pixel F1 at 0.5 over manipulated images; where classes are predicted too, over those of them that
-      were not generated as a whole, which are told by their class;
-    - classes (real, generated, tampered) without masks: the mean over the classes of the share rightly named;
+    - masks: mean pixel F1 at 0.5 over manipulated images;
+    - classes (real, generated, tampered): the mean over the classes of the share rightly named;
+    - both: the mean of that and of F1 over tampered images (what was generated as a whole is told by its class);
     - a score alone: area under the ROC curve over units (videos, or images), by the mean of each unit's scores;
     - nothing: minus the mean validation loss.
 
@@ -44,29 +46,27 @@ class Validation:
         rows = self.chosen(name)
         found = []
         for place in range(world.rank, len(rows), world.size):
-            found.append((place, self._one(name, model, rows[place], world.device)))
-        values = [value for _, value in sorted(gather(found, world))]
-        if name == "class_acc@macro":
-            return name, macro_accuracy(values)
-        return name, unit_auc(values) if name == "video_auc" else float(np.mean(values))
+            one = self._loss if name == "negative_loss" else self._judged
+            found.append((place, one(model, rows[place], world.device)))
+        return name, _value(name, [value for _, value in sorted(gather(found, world), key=lambda pair: pair[0])])
 
     def chosen(self, name: str) -> list[tuple[Member, str]]:
-        """The images that `name` is measured on; all of them where there is none of the kind it asks for."""
-        wanted = {"pixel_f1@0.5": (1, 2), "pixel_f1@tampered": (2,)}.get(name, (0, 1, 2))
-        return ([row for row in self.rows if true_class(_about(row)) in wanted] or self.rows)[: self.count]
+        """The images that `name` is measured on: manipulated ones for F1 alone, if there are any; else all."""
+        rows = [row for row in self.rows if _about(row)["label"] == 1] if name == "pixel_f1@0.5" else []
+        return (rows or self.rows)[: self.count]
 
-    def _one(self, name: str, model: nn.Module, row: tuple[Member, str], device: torch.device) -> Any:
-        """What is kept of an image: its F1 or loss; true and named class; or unit, label and score."""
-        if name == "negative_loss":
-            return -self._loss(model, row, device)
+    def _judged(self, model: nn.Module, row: tuple[Member, str], device: torch.device) -> dict[str, Any]:
+        """What is kept of an image: what it is, and of the prediction what there is of `named` class, `f1`, `score`."""
         about, prediction = _about(row), self._prediction(model, row, device)
         assert prediction is not None
-        if prediction.mask is not None:
-            return pixel_f1(prediction.mask, row[0].shards.mask(row[1]))
+        kept = {"unit": about["unit"], "label": int(about["label"]), "true": true_class(about)}
         if prediction.class_probs is not None:
-            return true_class(about), int(prediction.class_probs.argmax())
-        assert prediction.score is not None
-        return about["unit"], int(about["label"]), float(prediction.score)
+            kept["named"] = int(prediction.class_probs.argmax())
+        if prediction.mask is not None:
+            kept["f1"] = pixel_f1(prediction.mask, row[0].shards.mask(row[1]))
+        if prediction.score is not None:
+            kept["score"] = float(prediction.score)
+        return kept
 
     @staticmethod
     def _prediction(model: nn.Module, row: tuple[Member, str], device: torch.device) -> Prediction | None:
@@ -76,7 +76,7 @@ class Validation:
         image = row[0].shards.image(row[1])
         return predict(torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].float().div_(255))
 
-    def _loss(self, model: nn.Module, row: tuple[Member, str], device: torch.device) -> float:
+    def _loss(self, model: nn.Module, row: tuple[Member, str], device: torch.device) -> dict[str, Any]:
         about, image, mask = _about(row), row[0].shards.image(row[1]), row[0].shards.mask(row[1])
         y, x = (max(0, (side - self.size) // 2) for side in image.shape[:2])
         window = (slice(y, y + self.size), slice(x, x + self.size))
@@ -88,7 +88,7 @@ class Validation:
             unit=(about["unit"],),
             source=(tuple(about["source"]),),
         )
-        return float(model.loss(arrays.batch(device)).total)
+        return {"loss": float(model.loss(arrays.batch(device)).total)}
 
 
 def _about(row: tuple[Member, str]) -> dict[str, Any]:
@@ -98,16 +98,29 @@ def _about(row: tuple[Member, str]) -> dict[str, Any]:
 def _measured(prediction: Prediction | None) -> str:
     if prediction is None:
         return "negative_loss"
-    if prediction.mask is not None:
-        return "pixel_f1@0.5" if prediction.class_probs is None else "pixel_f1@tampered"
     if prediction.class_probs is not None:
-        return "class_acc@macro"
+        return "class_acc@macro" if prediction.mask is None else "class_acc@macro+pixel_f1@tampered"
+    if prediction.mask is not None:
+        return "pixel_f1@0.5"
     return "negative_loss" if prediction.score is None else "video_auc"
+
+
+def _value(name: str, judged: Sequence[dict[str, Any]]) -> float:
+    """`name` of what was kept of the images."""
+    if name == "negative_loss":
+        return -float(np.mean([one["loss"] for one in judged]))
+    if name == "video_auc":
+        return unit_auc([(one["unit"], one["label"], one["score"]) for one in judged])
+    if name == "pixel_f1@0.5":
+        return float(np.mean([one["f1"] for one in judged]))
+    accuracy = macro_accuracy([(one["true"], one["named"]) for one in judged])
+    f1 = [one["f1"] for one in judged if "f1" in one and one["true"] == TAMPERED]
+    return (accuracy + float(np.mean(f1))) / 2 if f1 else accuracy
 
 
 def true_class(about: dict[str, Any]) -> int:
     """0 real, 1 generated as a whole, 2 tampered: of a manifest's row."""
-    return 0 if about["label"] == 0 else 1 if about["kind"] == "generated" else 2
+    return 0 if about["label"] == 0 else 1 if about["kind"] == "generated" else TAMPERED
 
 
 def pixel_f1(probability: torch.Tensor, mask: np.ndarray) -> float:

@@ -137,11 +137,17 @@ def test_scores_are_judged_by_the_area_over_units(world: World) -> None:
     assert len(units) == 3 + 5 + 3
 
 
-def test_masks_beside_classes_are_judged_where_something_was_tampered_with(world: World) -> None:
+def test_masks_beside_classes_are_judged_together(world: World) -> None:
+    """Half by the classes of all images, half by the F1 of what was tampered with."""
     name, value = Validation(_kinds(), count=None, size=16)(_Judge(classes=True, masks=True), world)
-    assert name == "pixel_f1@tampered"
-    tampered = Validation(_kinds()[1:2], count=None, size=16)(_Bright(), world)
-    assert value == tampered[1]
+    assert name == "class_acc@macro+pixel_f1@tampered"
+    classes = Validation(_kinds(), count=None, size=16)(_Judge(classes=True), world)[1]
+    tampered = Validation(_kinds()[1:2], count=None, size=16)(_Bright(), world)[1]
+    assert value == pytest.approx((classes + tampered) / 2)
+    assert classes != pytest.approx(tampered)
+    # without a tampered image the classes decide
+    whole = Validation(_kinds()[::2], count=None, size=16)
+    assert whole(_Judge(classes=True, masks=True), world)[1] == whole(_Judge(classes=True), world)[1]
 
 
 def test_area_and_accuracy_are_scikit_learns() -> None:
