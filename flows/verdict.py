@@ -11,23 +11,33 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 FILE = Path(".dvc/tmp/unforge.verdict.json")
+SLACK = 20_000_000
+"""Nanoseconds by which a file system's clock may lag behind."""
 SETTINGS = ("params.yaml", ".dvcignore", ".dvc/config", ".dvc/config.local")
 
 
-def keep(root: Path, graph: Mapping[str, Any], named: Iterable[str]) -> None:
+def keep(root: Path, graph: Mapping[str, Any], named: Iterable[str], since: int) -> None:
     """Remember `graph` (JSON-able), of which nothing is stale. `named`: paths of all files and folders that its stages
-    read and write, absolute or from `root`."""
+    read and write, absolute or from `root`; `since`: when DVC began to look (ns).
+
+    Nothing is remembered when something is gone or was touched after that, for DVC may have seen it as it was before,
+    nor where no record can be written.
+    """
     paths = sorted({os.path.relpath(os.path.join(root, path), root) for path in named})
-    saved = {"graph": graph, "paths": paths, "digest": _digest(root, paths)}
-    temporary = (root / FILE).with_suffix(".tmp")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(saved), encoding="utf-8")
-    os.replace(temporary, root / FILE)
+    with suppress(OSError):
+        digest = _digest(root, paths)
+        if any(_touched(os.path.join(root, path), since) for path in (*paths, *_definitions(root, set(paths)))):
+            return
+        temporary = (root / FILE).with_suffix(".tmp")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"graph": graph, "paths": paths, "digest": digest}), encoding="utf-8")
+        os.replace(temporary, root / FILE)
 
 
 def recall(root: Path) -> dict[str, Any] | None:
@@ -38,6 +48,11 @@ def recall(root: Path) -> dict[str, Any] | None:
         return dict(saved["graph"]) if same else None
     except (OSError, ValueError, KeyError, TypeError):  # none yet, cut short, or of another version
         return None
+
+
+def _touched(path: str, since: int) -> bool:
+    """Whether a file, a folder or anything in it is gone or was changed at `since` (ns) or up to `SLACK` before."""
+    return any(not os.path.exists(name) or os.stat(name).st_ctime_ns >= since - SLACK for name, _ in _below(path))
 
 
 def _digest(root: Path, paths: Iterable[str]) -> str:

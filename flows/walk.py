@@ -101,7 +101,7 @@ def read_graph(root: Path) -> Graph:
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    known = verdict.recall(root)
+    begin, known = time.time_ns(), verdict.recall(root)
     if known is not None:
         return Graph(
             {stage: frozenset(needs) for stage, needs in known["upstream"].items()}, frozenset(), known["pool"]
@@ -121,7 +121,7 @@ def read_graph(root: Path) -> Graph:
         stale = frozenset(names[stage.addressing] for stage in changed)
         if not stale:
             known = {"upstream": {stage: sorted(needs) for stage, needs in upstream.items()}, "pool": pools}
-            verdict.keep(root, known, [one.fs_path for stage in graph for one in (*stage.deps, *stage.outs)])
+            verdict.keep(root, known, [one.fs_path for stage in graph for one in (*stage.deps, *stage.outs)], begin)
     return Graph(upstream, stale, pools)
 
 

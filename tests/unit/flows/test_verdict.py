@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import yaml
 
 from flows import verdict, walk
 
+NAMED = ["code.py", "out"]
+LATER = 2**62
 GRAPH = {"upstream": {"a": [], "b": ["a"]}, "pool": {"b": "gpu"}}
 
 
@@ -24,8 +27,30 @@ def root(tmp_path: Path) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    verdict.keep(tmp_path, GRAPH, [str(tmp_path / "code.py"), "out", "not_there.txt"])
+    verdict.keep(tmp_path, GRAPH, NAMED, LATER)
     return tmp_path
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_is_touched_while_dvc_looks_is_not_remembered(root: Path, gone: bool) -> None:
+    (root / verdict.FILE).unlink()
+    begin = time.time_ns()
+    if gone:
+        (root / "out/deep/shard.tar").unlink()
+        (root / "out/deep").rmdir()
+        (root / "out").rmdir()
+    else:
+        edit(root / "out/deep/shard.tar")
+    verdict.keep(root, GRAPH, NAMED, LATER if gone else begin)
+    assert verdict.recall(root) is None
+    assert not (root / verdict.FILE).exists()
+
+
+def test_where_no_record_can_be_written_the_look_goes_on(root: Path) -> None:
+    (root / verdict.FILE).unlink()
+    (root / verdict.FILE).with_suffix(".tmp").mkdir()
+    verdict.keep(root, GRAPH, NAMED, LATER)
+    assert verdict.recall(root) is None
 
 
 def edit(path: Path) -> None:
@@ -49,7 +74,6 @@ def test_what_was_kept_is_recalled_and_nothing_else(root: Path, tmp_path_factory
         lambda root: edit(root / "out/deep/shard.tar"),
         lambda root: (root / "out/deep/more.tar").write_text(""),
         lambda root: (root / "out/deep/shard.tar").unlink(),
-        lambda root: (root / "not_there.txt").write_text("now it is"),
         lambda root: edit(root / "papers/one/dvc.yaml"),
         lambda root: edit(root / "params.yaml"),
         lambda root: (root / "papers/dvc.lock").write_text(""),
@@ -84,6 +108,7 @@ def test_a_walk_asks_dvc_only_when_something_changed(tmp_path: Path, monkeypatch
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"copy": copy, "last": last}}))
     (tmp_path / "code.txt").write_text("1\n")
     assert set(walk.walk(tmp_path, report=lambda _: None).ran) == {"copy", "last"}
+    time.sleep(0.1)  # what was written just now is not remembered
     asked = walk.read_graph(tmp_path)
 
     count: list[int] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
@@ -71,6 +72,24 @@ def test_the_feature_is_the_projected_class_token_of_any_norm(kept: bool, tmp_pa
     assert (features.norm(dim=1) - 1).abs().min() > 0.05
     # the head is linear in it
     torch.testing.assert_close(method.logits(shown), expected @ method.fc.weight.T + method.fc.bias)
+
+
+def test_key_names_of_clip_are_official(tmp_path: Path) -> None:
+    """Those of the release, in a file and, without its first part, in the tower."""
+    expected = {"visual_projection.weight"}
+    expected |= {f"vision_model.embeddings.{name}" for name in ("class_embedding", "patch_embedding.weight")}
+    expected |= {"vision_model.embeddings.position_embedding.weight"}
+    # "pre_layrnorm" is how transformers writes it
+    for norm in ("pre_layrnorm", "post_layernorm"):
+        expected |= {f"vision_model.{norm}.{part}" for part in ("weight", "bias")}
+    parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+    for layer in range(2):
+        for name in (*parts, "layer_norm1", "layer_norm2"):
+            expected |= {f"vision_model.encoder.layers.{layer}.{name}.{part}" for part in ("weight", "bias")}
+    official(tmp_path, CLIPVisionModelWithProjection)
+    assert set(load_file(tmp_path / "model.safetensors")) == expected
+    ours = {name.replace("visual_", "").replace("vision_model.", "model.") for name in expected}
+    assert set(univfd.build(TINY, {}).tower.state_dict()) == ours
 
 
 def test_a_tower_without_projection_is_refused_at_paper_scale(tmp_path: Path) -> None:
